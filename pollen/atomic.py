@@ -1,0 +1,25 @@
+"""Files that appear whole or not at all, also across a power cut."""
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def write(path: Path, payload: bytes) -> None:
+    """Write `payload` to a temporary file beside `path`, flush it to the disk, and rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,33 @@
+"""Errors a user sees: one line that names the file, field or topic, and the fix."""
+
+
+class PollenError(Exception):
+    """Base of every error that Pollen raises on purpose; its text is one line for a person to act on."""
+
+
+class SettingsError(PollenError):
+    """A settings file or environment variable holds something that can't be used."""
+
+
+class MessageError(PollenError):
+    """A payload from the network is not a well-formed message; nothing of it may be used."""
+
+
+class BundleError(PollenError):
+    """A model bundle is damaged, of another format, or doesn't fit its manifest."""
+
+
+class CompileError(PollenError):
+    """A Keras model can't be compiled to a training graph; the text names the layer."""
+
+
+class InterpreterError(PollenError):
+    """No usable TensorFlow Lite interpreter, or it refused the graph."""
+
+
+class StoreError(PollenError):
+    """A state file (SQLite) is damaged, newer than this software, or can't be written."""
+
+
+class SensorError(PollenError):
+    """A sensor can't be opened or read."""

@@ -1,0 +1,175 @@
+"""Typed settings: one TOML file plus `POLLEN_*` environment variables, into frozen dataclasses.
+
+A settings class is a dataclass whose fields are values or, for TOML tables, other settings classes. The variable
+for table `broker`, field `port` is `POLLEN_BROKER_PORT`; variables win over the file. A field's metadata may say
+`{"secret": True}` (never shown). Each error names the file, the field and the fix.
+"""
+
+import dataclasses
+import json
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar, Union
+
+from pollen.errors import SettingsError
+
+T = TypeVar("T")
+
+SECRET: Final = {"secret": True}
+_HIDDEN: Final = "********"
+
+
+def load(cls: type[T], path: Path | None, environment: Mapping[str, str] = os.environ) -> T:
+    """Build `cls` from the TOML file at `path` (None: defaults only) and `environment`.
+
+    Relative paths in the file are relative to the file's folder. Raises SettingsError.
+    """
+    table: dict[str, Any] = {}
+    source = "environment"
+    if path is not None:
+        source = str(path)
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise SettingsError(f"{path}: no such settings file; create it or give another with --config") from error
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise SettingsError(f"{path}: can't be read as TOML: {error}") from error
+    for keys, variable in _variables(cls):
+        if variable in environment:
+            _put(table, keys, environment[variable], variable)
+    folder = path.parent if path is not None else Path()
+    built: T = _build(cls, table, "", source, folder)
+    return built
+
+
+def to_toml(settings: Any, *, show_secrets: bool = False) -> str:
+    """The settings as TOML text, secrets masked unless `show_secrets`; fields that are None are left out."""
+    lines: list[str] = []
+    _write_table(lines, settings, "", show_secrets)
+    return "\n".join(lines).strip() + "\n"
+
+
+def _write_table(lines: list[str], settings: Any, name: str, show_secrets: bool) -> None:
+    if name:
+        lines += ["", f"[{name}]"]
+    tables = []
+    for item in dataclasses.fields(settings):
+        value = getattr(settings, item.name)
+        if dataclasses.is_dataclass(value):
+            tables.append((f"{name}.{item.name}".lstrip("."), value))
+        elif value is not None:
+            hidden = item.metadata.get("secret") and value and not show_secrets
+            lines.append(f"{item.name} = {_toml_value(_HIDDEN if hidden else value)}")
+    for table_name, value in tables:
+        _write_table(lines, value, table_name, show_secrets)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml_value(item)}" for key, item in value.items()) + "}"
+    return json.dumps(str(value), ensure_ascii=False)
+
+
+def _variables(cls: type[Any], keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    hints = typing.get_type_hints(cls)
+    for item in dataclasses.fields(cls):
+        path = (*keys, item.name)
+        if dataclasses.is_dataclass(hints[item.name]):
+            yield from _variables(hints[item.name], path)
+        else:
+            yield path, "POLLEN_" + "_".join(path).upper()
+
+
+def _put(table: dict[str, Any], keys: tuple[str, ...], text: str, variable: str) -> None:
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise SettingsError(f"{variable}: {key!r} in the settings file is a value, not a table")
+    table[keys[-1]] = _Text(text)
+
+
+class _Text(str):
+    """A value from the environment: text that stands for a number, a switch or a comma-separated list."""
+
+    __slots__ = ()
+
+
+def _build(cls: type[Any], table: Any, prefix: str, source: str, folder: Path) -> Any:
+    if not isinstance(table, dict):
+        raise SettingsError(f"{source}: {prefix.rstrip('.')} must be a table, [{prefix.rstrip('.')}]")
+    hints = typing.get_type_hints(cls)
+    fields = {item.name: item for item in dataclasses.fields(cls)}
+    for name in table:
+        if name not in fields:
+            raise SettingsError(f"{source}: {prefix}{name} is no setting here; known: {', '.join(sorted(fields))}")
+    values: dict[str, Any] = {}
+    for name, item in fields.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            values[name] = _build(hint, table.get(name, {}), f"{prefix}{name}.", source, folder)
+        elif name in table:
+            values[name] = _convert(table[name], hint, f"{prefix}{name}", source, folder)
+        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+            raise SettingsError(f"{source}: {prefix}{name} is missing; set it there or in the environment")
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise SettingsError(f"{source}: {prefix}{error}") from error
+
+
+def _convert(value: Any, hint: Any, name: str, source: str, folder: Path) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, Union):  # X | None
+        return _convert(value, next(a for a in arguments if a is not type(None)), name, source, folder)
+    if origin is Literal:
+        if value in arguments:
+            return str(value)
+        raise _wrong(source, name, value, "one of " + ", ".join(map(repr, arguments)))
+    if origin is tuple:
+        if isinstance(value, _Text):
+            value = [_Text(part.strip()) for part in value.split(",") if part.strip()]
+        if not isinstance(value, list):
+            raise _wrong(source, name, value, "a list")
+        return tuple(_convert(item, arguments[0], name, source, folder) for item in value)
+    if origin is dict:
+        if isinstance(value, dict) and all(isinstance(item, bool | int | float | str) for item in value.values()):
+            return dict(value)
+        raise _wrong(source, name, value, "a table of numbers, texts or switches")
+    return _convert_plain(value, hint, name, source, folder)
+
+
+def _convert_plain(value: Any, hint: Any, name: str, source: str, folder: Path) -> Any:
+    if hint is bool:
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, _Text) and value.lower() in ("true", "false", "1", "0"):
+            return value.lower() in ("true", "1")
+        raise _wrong(source, name, value, "true or false")
+    if hint in (int, float):
+        if isinstance(value, _Text):
+            try:
+                return hint(value)
+            except ValueError:
+                raise _wrong(source, name, value, "a number") from None
+        if isinstance(value, bool) or not isinstance(value, int if hint is int else int | float):
+            raise _wrong(source, name, value, "a whole number" if hint is int else "a number")
+        return hint(value)
+    if not isinstance(value, str):
+        raise _wrong(source, name, value, "text")
+    if hint is Path:
+        return Path(value) if isinstance(value, _Text) else folder / value
+    return str(value)
+
+
+def _wrong(source: str, name: str, value: Any, expected: str) -> SettingsError:
+    return SettingsError(f"{source}: {name} = {value!r} must be {expected}")
