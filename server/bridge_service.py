@@ -1,0 +1,190 @@
+"""The server's end of the gateways' gRPC streams: one `Stream` a gateway, frames in, frames out."""
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+
+from pollen import bridge
+from pollen.bridge import Frame, Hello, ModelMessage
+from pollen.broker import LOOPBACK
+from pollen.errors import MessageError, PollenError, SettingsError
+
+LOG = logging.getLogger("pollen.server.bridge")
+
+MAX_GATEWAYS: Final = 64
+_NO_LIMIT: Final = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """`[listen]`: where gateways dial in. With `ca`, `certificate` and `key` (PEM files): mutual TLS,
+    gateways show a certificate of that CA; without, only loopback is allowed. Port 0: a free one."""
+
+    host: str = "127.0.0.1"
+    port: int = 7070
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def __post_init__(self) -> None:
+        given = [file is not None for file in (self.ca, self.certificate, self.key)]
+        if any(given) != all(given):
+            raise ValueError("ca, certificate and key belong together; set all three or none")
+        if self.host not in LOOPBACK and not all(given):
+            raise ValueError(f"host = {self.host!r} is not loopback: set ca, certificate and key for mutual TLS")
+
+
+class Stream:
+    """One gateway's open stream; frames put here go to it in order.
+
+    A model message that still waits is replaced by a newer one for the same topic, so a gateway that stands still costs
+    one snapshot of memory and not one a second.
+    """
+
+    def __init__(self, gateway: str) -> None:
+        self.gateway = gateway
+        self.greeted: set[str] = set()  # devices whose open task went out on this stream
+        self._frames: OrderedDict[object, Frame] = OrderedDict()
+        self._ready = threading.Condition()
+        self._closed = False
+
+    def put(self, *frames: Frame) -> None:
+        """Queue `frames`; after `close` they are dropped, as whatever was not acknowledged comes again."""
+        with self._ready:
+            for frame in frames:
+                key: object = (frame.model, frame.leaf) if isinstance(frame, ModelMessage) else object()
+                self._frames[key] = frame
+            self._ready.notify()
+
+    def close(self) -> None:
+        """End the stream."""
+        with self._ready:
+            self._closed = True
+            self._ready.notify()
+
+    def batches(self) -> Iterator[bytes]:
+        """Encoded batches of what is queued, until `close`."""
+        while True:
+            with self._ready:
+                self._ready.wait_for(lambda: self._frames or self._closed)
+                if self._closed:
+                    return
+                batch: list[Frame] = []
+                size = 0
+                while self._frames and size < bridge.BATCH_BYTES and len(batch) < bridge.BATCH_FRAMES:
+                    _, frame = self._frames.popitem(last=False)
+                    batch.append(frame)
+                    size += bridge.frame_bytes(frame)
+            yield bridge.encode(batch)
+
+
+class BridgeService(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
+    """Accepts gateways of one fleet and hands their frames to whoever owns the fleet.
+
+    opened(stream), received(stream, frame) and closed(stream) are called from the streams' threads; `received` may
+    block, and gRPC's flow control then holds the gateway back.
+    """
+
+    def __init__(
+        self,
+        fleet: str,
+        *,
+        opened: Callable[[Stream], None],
+        received: Callable[[Stream, Frame], None],
+        closed: Callable[[Stream], None],
+    ) -> None:
+        self._fleet = fleet
+        self._opened = opened
+        self._received = received
+        self._closed = closed
+
+    def service(self, handler_call_details: Any) -> Any:
+        """gRPC's question who serves a method."""
+        if handler_call_details.method == bridge.METHOD:
+            return grpc.stream_stream_rpc_method_handler(self._connect)
+        return None
+
+    def _connect(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        try:
+            first, *others = bridge.decode(next(requests))
+            stream = self._greet(first)
+        except (MessageError, StopIteration, ValueError) as error:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error) or "the first message must hold a hello")
+        LOG.info("gateway %s connected from %s", stream.gateway, context.peer())
+        self._opened(stream)
+        # The callback runs when the gateway goes away in whatever manner; it ends `batches` below.
+        context.add_callback(stream.close)
+        reader = threading.Thread(target=self._read, args=(stream, others, requests), daemon=True)
+        reader.start()
+        try:
+            yield from stream.batches()
+        finally:
+            stream.close()
+            self._closed(stream)
+            LOG.info("gateway %s disconnected", stream.gateway)
+
+    def _greet(self, hello: Frame) -> Stream:
+        if not isinstance(hello, Hello):
+            raise MessageError("the first frame must be a hello")
+        if hello.protocol != bridge.PROTOCOL:
+            raise MessageError(
+                f"gateway speaks bridge protocol {hello.protocol}, this server {bridge.PROTOCOL}; upgrade"
+            )
+        if hello.fleet != self._fleet:
+            raise MessageError(f"this server serves fleet {self._fleet!r}, the gateway belongs to {hello.fleet!r}")
+        return Stream(hello.gateway)
+
+    def _read(self, stream: Stream, frames: list[Frame], requests: Iterator[bytes]) -> None:
+        try:
+            for frame in frames:
+                self._received(stream, frame)
+            for message in requests:
+                for frame in bridge.decode(message):
+                    self._received(stream, frame)
+        except MessageError as error:
+            LOG.error("gateway %s: %s; its stream is closed", stream.gateway, error)
+        except grpc.RpcError:
+            LOG.debug("gateway %s went away", stream.gateway)
+        finally:
+            stream.close()
+
+
+def serve(service: BridgeService, listen: Listen) -> tuple[Any, int]:
+    """Start a gRPC server for `service`; returns it and its port. Raises PollenError when the port can't be had."""
+    server = grpc.server(
+        ThreadPoolExecutor(MAX_GATEWAYS, thread_name_prefix="bridge"),
+        handlers=(service,),
+        options=[
+            ("grpc.max_receive_message_length", bridge.MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", _NO_LIMIT),
+            ("grpc.so_reuseport", 0),
+            ("grpc.keepalive_time_ms", 20_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ],
+    )
+    address = f"{listen.host}:{listen.port}"
+    try:
+        if listen.ca and listen.certificate and listen.key:
+            port = server.add_secure_port(address, _credentials(listen.ca, listen.certificate, listen.key))
+        else:
+            port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise PollenError(f"listen = {address}: can't listen there; is the port taken? Give another") from error
+    server.start()
+    return server, port
+
+
+def _credentials(ca: Path, certificate: Path, key: Path) -> Any:
+    try:
+        pair = (key.read_bytes(), certificate.read_bytes())
+        root = ca.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"listen.ca, certificate or key: {error}") from error
+    return grpc.ssl_server_credentials([pair], root_certificates=root, require_client_auth=True)

@@ -1,0 +1,140 @@
+"""`pollen-server`: the asynchronous Flower server as a service."""
+
+import importlib
+import io
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from flwr.common import NDArrays, Scalar
+from flwr.server.strategy import FedAvg
+
+from pollen import atomic, service
+from pollen.bundle import Bundle
+from pollen.encoding import named
+from pollen.errors import SettingsError
+from pollen.systemd import notify
+from server import evaluation
+from server.async_server import AsyncServer
+from server.async_strategy import AsynchronousStrategy
+from server.client_manager import AsyncClientManager
+from server.gateway_grid import GatewayGrid
+from server.settings import Evaluation, Merging, Settings
+
+LOG = logging.getLogger("pollen.server")
+
+EXAMPLES = """examples:
+  pollen-server --config server.toml
+  POLLEN_MERGE_ALPHA=0.4 pollen-server --config server.toml --show-config
+
+server.toml, the least there must be:
+  bundle = "model.bundle"     # made by: pollen compile model.keras --loss mse -o model.bundle
+  state_dir = "state"
+
+files in state_dir: state.sqlite (resumed from), history.jsonl (every merge), final.npz (weights when stopped)
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the server until SIGTERM or SIGINT; returns the exit code."""
+    return service.run(
+        argv,
+        name="pollen-server",
+        description="Merge the updates of a fleet of devices into one model, each the moment it arrives.",
+        examples=EXAMPLES,
+        cls=Settings,
+        serve=serve,
+    )
+
+
+def serve(settings: Settings, stop: threading.Event) -> None:
+    """Listen for gateways and merge until `stop`; then write final.npz."""
+    bundle = Bundle.read(settings.bundle)
+    async_strategy = _strategy(settings.merge)
+    score = _evaluation(settings.evaluation, bundle)
+    config: dict[str, Scalar] = {**settings.task.config}
+    strategy = FedAvg(on_fit_config_fn=lambda _version: config, evaluate_fn=score, fraction_evaluate=0.0)
+    # FedAvg waits for two clients by default; here one device that is there is enough.
+    strategy.min_available_clients = strategy.min_fit_clients = 1
+    server = AsyncServer(
+        strategy,
+        AsyncClientManager(),
+        async_strategy,
+        waiting_interval=settings.evaluation.interval_s,
+        publish_interval=settings.publish.min_interval_s,
+        state=settings.state_dir / "state.sqlite",
+        history=settings.state_dir / "history.jsonl",
+        snapshots=settings.merge.snapshots,
+        stop=stop,
+    )
+    grid = GatewayGrid(
+        bundle,
+        fleet=settings.fleet,
+        listen=settings.listen,
+        task_ttl_s=settings.task.ttl_s,
+        update_limit_bytes=settings.limits.update_bytes,
+    )
+    LOG.info("listening for gateways of fleet %s on %s:%d", settings.fleet, settings.listen.host, grid.port)
+    try:
+        notify("READY=1")
+        server.run(grid)
+    finally:
+        notify("STOPPING=1")
+        grid.close()
+    if server.model is not None:
+        file = io.BytesIO()
+        np.savez(file, allow_pickle=False, **server.model.named_weights())
+        atomic.write(settings.state_dir / "final.npz", file.getvalue())
+        LOG.info("stopped at version %d after %d merges", server.model.version, server.history.merged)
+
+
+def _strategy(merging: Merging) -> AsynchronousStrategy:
+    try:
+        return AsynchronousStrategy(
+            merging.rule,
+            sample_weighting=merging.sample_weighting,
+            sample_weight_cap=merging.sample_weight_cap,
+            alpha=merging.alpha,
+            staleness=merging.staleness,
+            a=merging.a,
+            hinge_a=merging.hinge_a,
+            hinge_b=merging.hinge_b,
+            direction=merging.direction,
+        )
+    except ValueError as error:
+        raise SettingsError(f"merge.{error}") from error
+
+
+FlowerEvaluate = Callable[[int, NDArrays, dict[str, Scalar]], tuple[float, dict[str, Scalar]] | None]
+
+
+def _evaluation(settings: Evaluation, bundle: Bundle) -> FlowerEvaluate | None:
+    if settings.data is not None:
+        from_file = evaluation.from_file(bundle, settings.data)
+        return lambda version, arrays, _config: from_file(version, _flat(arrays))
+    if settings.hook:
+        hook = _hook(settings.hook)
+        tensors = bundle.manifest.weights
+        return lambda version, arrays, _config: hook(version, named(_flat(arrays), tensors))
+    return None
+
+
+def _flat(arrays: NDArrays) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.concatenate([np.asarray(array, np.float32).ravel() for array in arrays])
+
+
+def _hook(name: str) -> Callable[..., Any]:
+    module, _, function = name.partition(":")
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SettingsError(
+            f"evaluation.hook = {name!r}: can't be imported ({error}); write module:function"
+        ) from error
+    return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

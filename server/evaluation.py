@@ -1,0 +1,114 @@
+"""Central evaluation beside the merge loop: a thread that scores snapshots, one at a time, newest first."""
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pollen.bundle import Bundle
+from pollen.errors import SettingsError
+from pollen.interpreter import load
+from server.rules.rule import Vector
+
+LOG = logging.getLogger("pollen.server.evaluation")
+
+Score = tuple[float, dict[str, Any]]
+Evaluate = Callable[[int, Vector], Score | None]
+
+_LEAST_PROBABILITY = 1e-7  # what Keras clips probabilities to
+
+
+class Evaluator:
+    """Runs `evaluate(version, weights [P])` in a thread of its own; results wait until they are taken."""
+
+    def __init__(self, evaluate: Evaluate) -> None:
+        self._evaluate = evaluate
+        self._results: SimpleQueue[tuple[int, Score]] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether an evaluation is running."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self, version: int, weights: Vector) -> None:
+        """Begin to evaluate `weights` [P], which must not change any more; nothing happens while one is running."""
+        if not self.busy:
+            self._thread = threading.Thread(target=self._run, args=(version, weights), daemon=True, name="evaluation")
+            self._thread.start()
+
+    def finish(self, timeout_s: float) -> None:
+        """Wait up to `timeout_s` seconds for a running evaluation."""
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def results(self) -> list[tuple[int, Score]]:
+        """What has been finished since the last call: (version, (loss, metrics))."""
+        taken = []
+        while True:
+            try:
+                taken.append(self._results.get_nowait())
+            except Empty:
+                return taken
+
+    def _run(self, version: int, weights: Vector) -> None:
+        try:
+            score = self._evaluate(version, weights)
+        except Exception:  # a user's function may raise anything; merging must go on
+            LOG.exception("evaluation of version %d failed", version)
+            return
+        if score is not None:
+            self._results.put((version, score))
+
+
+def from_file(bundle: Bundle, path: Path) -> Evaluate:
+    """An evaluation on held-out examples: `path` is an .npz with X [n, …] and y [n, …], as the bundle takes them.
+
+    Runs the bundle's inference graph in the interpreter. Raises SettingsError when the file doesn't fit.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            x, y = np.asarray(data["X"], np.float32), np.asarray(data["y"])
+    except (OSError, KeyError, ValueError) as error:
+        raise SettingsError(f"evaluation.data = {path}: needs arrays X and y in an .npz file ({error})") from error
+    shape = tuple(bundle.manifest.input_shape)
+    if len(x) == 0 or len(x) != len(y) or x.shape[1:] != shape:
+        raise SettingsError(f"evaluation.data = {path}: X is {x.shape} and y {y.shape}, the model takes [n, *{shape}]")
+    graph = load(bundle)
+
+    def evaluate(_version: int, weights: Vector) -> Score:
+        return score(bundle.manifest.loss.name, bundle.manifest.loss.from_logits, graph.predict(weights, x), y)
+
+    return evaluate
+
+
+def score(loss: str, from_logits: bool, predicted: npt.NDArray[np.float32], y: npt.NDArray[Any]) -> Score:
+    """Mean loss of `predicted` [n, …] against labels `y` [n] or [n, …], and the accuracy or mean absolute error."""
+    if loss == "mse":
+        error = predicted.reshape(len(y), -1) - y.reshape(len(y), -1)
+        return float(np.mean(error**2)), {"mae": float(np.mean(np.abs(error)))}
+    if loss == "binary_crossentropy":
+        positive = (_sigmoid(predicted) if from_logits else predicted).reshape(len(y), -1)
+        true = y.reshape(len(y), -1) > 0.5
+        chosen = np.where(true, positive, 1 - positive)
+        accuracy = float(np.mean((positive > 0.5) == true))
+    else:
+        probabilities = _softmax(predicted) if from_logits else predicted
+        labels = y.argmax(-1) if loss == "categorical_crossentropy" else y.reshape(len(y)).astype(np.int64)
+        chosen = probabilities[np.arange(len(labels)), labels]
+        accuracy = float(np.mean(probabilities.argmax(-1) == labels))
+    return float(-np.mean(np.log(np.clip(chosen, _LEAST_PROBABILITY, 1.0)))), {"accuracy": accuracy}
+
+
+def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    shifted = np.exp(logits - logits.max(-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(-1, keepdims=True), np.float32)
+
+
+def _sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -80, 80))), np.float32)

@@ -1,0 +1,103 @@
+"""The merge loop's view of a GatewayGrid: raw updates in, receipts and tasks out, no Flower message in between."""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+
+from pollen import messages
+from pollen.encoding import decode_into
+from pollen.errors import MessageError
+from pollen.identity import node_id
+from pollen.messages import Scalar, Update
+from server.fleet import Node, Settled
+from server.gateway_link import Delivery, GatewayLink, unreadable
+from server.guard import Arrival
+from server.model import GlobalModel
+from server.rules.rule import Vector
+from server.tasks import OpenTask
+
+TaskConfig = Callable[[int, Sequence[Node]], dict[int, dict[str, Scalar]]]
+
+
+class GatewayFleet:
+    """Devices behind gateways. `task_config(version, nodes)`: hyperparameters of a task by node id."""
+
+    def __init__(self, link: GatewayLink, task_config: TaskConfig, update_limit_bytes: int) -> None:
+        self._link = link
+        self._task_config = task_config
+        self._limit = update_limit_bytes
+        self._tensors = link.bundle.manifest.weights
+        self._seen_roster = -1
+        self._published = 0
+
+    def resume(self, tasks: Iterable[OpenTask]) -> list[OpenTask]:
+        """Open tasks outlive the server: devices keep their answers until they get a receipt."""
+        self._link.assign(tasks)
+        return []
+
+    def reachable(self) -> Sequence[Node]:
+        """The devices whose newest state is a birth."""
+        return [Node(node_id(device), device) for device in self._link.online()]
+
+    def roster_changed(self) -> bool:
+        """Whether births or deaths came since the last call."""
+        seen, self._seen_roster = self._seen_roster, self._link.roster_version
+        return seen != self._seen_roster
+
+    def publish(self, version: int, weights: Vector) -> None:
+        """Publish the snapshot [P], retained."""
+        self._published = version
+        self._link.publish(version, weights)
+
+    def task_version(self, model: GlobalModel) -> int:  # noqa: ARG002 - other fleets need the model
+        """Devices train from the newest published snapshot."""
+        return self._published
+
+    def task_config(self, version: int, nodes: Sequence[Node]) -> dict[int, dict[str, Scalar]]:
+        """Hyperparameters as the strategy gives them."""
+        return self._task_config(version, nodes)
+
+    def assign(self, tasks: Sequence[OpenTask], model: GlobalModel) -> None:  # noqa: ARG002
+        """Send tasks through the gateways."""
+        self._link.assign(tasks)
+
+    def collect(self, timeout_s: float) -> list[Arrival]:
+        """What the gateways brought, decoded as far as can be done without the model."""
+        return [self._read(delivery) for delivery in self._link.take(timeout_s)]
+
+    def settle(self, settled: Sequence[Settled]) -> None:
+        """Acknowledge the deliveries and send the receipts."""
+        deliveries = [(s.arrival.handle, s.receipt) for s in settled]
+        self._link.close_tasks(
+            (s.arrival.device, messages.decode_receipt(s.receipt).task) for s in settled if s.receipt is not None
+        )
+        self._link.settle([(handle, receipt) for handle, receipt in deliveries if isinstance(handle, Delivery)])
+
+    def _read(self, delivery: Delivery) -> Arrival:
+        node, size = node_id(delivery.device), len(delivery.payload)
+        try:
+            if delivery.leaf == "result":
+                result = messages.decode_result(delivery.payload)
+                error = result.error or "a result answers no train task"
+                return Arrival(delivery.device, node, result.task, error=error, size_bytes=size, handle=delivery)
+            if delivery.leaf != "update":
+                raise MessageError(f"nothing is known of a {delivery.leaf} message")
+            update = messages.decode_update(delivery.payload, self._limit)
+        except MessageError as error:
+            reason = unreadable(delivery, error)
+            return Arrival(delivery.device, node, None, error=reason, size_bytes=size, handle=delivery)
+        return Arrival(
+            device=delivery.device,
+            node=node,
+            task=update.task,
+            seq=update.seq,
+            base=update.base,
+            samples=update.samples,
+            steps=update.steps,
+            write_delta=functools.partial(self._write_delta, update),
+            metrics=dict(update.metrics),
+            size_bytes=size,
+            handle=delivery,
+        )
+
+    def _write_delta(self, update: Update, out: Vector) -> None:
+        decode_into(out, update.delta, self._tensors)

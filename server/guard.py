@@ -1,0 +1,57 @@
+"""The admission guard: what an update must be before a rule may see it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pollen.errors import MessageError
+from server.model import GlobalModel
+from server.rules.rule import Vector
+
+MAX_SAMPLES = 2**40  # beyond it a float64 mean of samples would lose whole numbers
+
+
+class RefusedError(Exception):
+    """An update is not admitted; the text is the reason told to the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A reply to a task as it came in.
+
+    task: None when the payload could not be read. error: why there is no update (the device failed, or the payload is
+    unusable). write_delta: writes the delta into a float32 [P] vector, raising MessageError when it doesn't fit the
+    model. base_weights: the base model [P] where the fleet keeps it itself. handle: what the fleet needs to settle it.
+    """
+
+    device: str
+    node: int
+    task: bytes | None
+    seq: int = 0
+    base: int = 0
+    samples: int = 0
+    steps: int = 0
+    error: str = ""
+    write_delta: Callable[[Vector], None] | None = None
+    base_weights: Vector | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    size_bytes: int = 0
+    handle: object = None
+
+
+def admit(arrival: Arrival, model: GlobalModel, out: Vector) -> int:
+    """Check `arrival` and write its delta into `out` [P]; returns its staleness in merges.
+
+    Raises RefusedError: the device's own error, fewer than 1 or absurdly many samples, a base version that was never
+    issued, tensors of wrong names, shapes or dtypes, numbers that are not finite.
+    """
+    if arrival.error or arrival.write_delta is None:
+        raise RefusedError(arrival.error or "no update in the reply")
+    if not 1 <= arrival.samples <= MAX_SAMPLES:
+        raise RefusedError(f"n = {arrival.samples} samples; an update needs at least 1 and at most 2^40")
+    if not model.was_issued(arrival.base):
+        raise RefusedError(f"base version {arrival.base} was never issued; the newest is {model.version}")
+    try:
+        arrival.write_delta(out)
+    except MessageError as error:
+        raise RefusedError(str(error)) from error
+    return model.version - arrival.base

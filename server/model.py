@@ -1,0 +1,66 @@
+"""The global model: one flat float32 vector, its version, and the snapshots that devices train from."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+
+from pollen.bundle import Tensor
+from pollen.encoding import named, parameters
+from server.rules.rule import Vector
+
+
+def digest(weights: Vector) -> bytes:
+    """SHA-256 of the flat float32 vector's little-endian bytes."""
+    return hashlib.sha256(np.ascontiguousarray(weights, "<f4").data).digest()
+
+
+class GlobalModel:
+    """The model that updates are merged into; owned by the merge loop, changed by nobody else.
+
+    `weights` float32 [P], `version` = number of merges so far. The newest `keep` published versions stay as
+    snapshots; of older ones only the fact that they were issued is remembered.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], weights: Vector, version: int = 0, keep: int = 32) -> None:
+        if weights.shape != (parameters(tensors),):
+            raise ValueError(f"weights have shape {weights.shape}, the tensors need ({parameters(tensors)},)")
+        self.tensors = tuple(tensors)
+        self.weights: Vector = np.array(weights, np.float32)
+        self.version = version
+        self._keep = keep
+        self._snapshots: OrderedDict[int, Vector] = OrderedDict()
+        self._issued: set[int] = set()
+
+    def publish(self) -> Vector:
+        """Make the current version a snapshot that devices may train from; returns its weights [P]."""
+        if self.version not in self._snapshots:
+            self.remember(self.version, self.weights.copy())
+        return self._snapshots[self.version]
+
+    def remember(self, version: int, weights: Vector | None) -> None:
+        """Note that `version` was issued, with its weights [P] where they are still kept."""
+        self._issued.add(version)
+        if weights is not None:
+            weights.flags.writeable = False
+            self._snapshots[version] = weights
+            while len(self._snapshots) > self._keep:
+                self._snapshots.popitem(last=False)
+
+    def was_issued(self, version: int) -> bool:
+        """Whether any device can have trained from `version`."""
+        return version in self._issued
+
+    def snapshot(self, version: int) -> Vector | None:
+        """The weights [P] of a published version, None when they are no longer kept."""
+        return self._snapshots.get(version)
+
+    @property
+    def kept_versions(self) -> list[int]:
+        """Versions whose weights are still kept, oldest first."""
+        return list(self._snapshots)
+
+    def named_weights(self) -> dict[str, Vector]:
+        """A copy of the current weights, by tensor name."""
+        return {name: view.copy() for name, view in named(self.weights, self.tensors).items()}
