@@ -124,12 +124,13 @@ def _without_tags(value: Any) -> Any:
 
 def _array_of(tag: cbor2.CBORTag) -> Array:
     """Turn tag 40 over a typed array into numpy; ValueError when shape and bytes disagree."""
-    if tag.tag != MULTI_DIMENSIONAL or not isinstance(tag.value, list) or len(tag.value) != 2:
+    # cbor2 6 makes tuples of the lists inside a tag, cbor2 5 leaves them lists.
+    if tag.tag != MULTI_DIMENSIONAL or not isinstance(tag.value, list | tuple) or len(tag.value) != 2:
         raise ValueError("a typed array must stand inside tag 40 [shape, array]")
     shape, inner = tag.value
     if not isinstance(inner, cbor2.CBORTag) or inner.tag not in TYPED_ARRAYS or not isinstance(inner.value, bytes):
         raise ValueError("tag 40 must hold an int8, float16 or float32 typed array")
-    if not isinstance(shape, list) or len(shape) > MAX_RANK:
+    if not isinstance(shape, list | tuple) or len(shape) > MAX_RANK:
         raise ValueError(f"an array's shape must be a list of at most {MAX_RANK} lengths")
     if not all(type(length) is int and length >= 0 for length in shape):
         raise ValueError("an array's lengths must be whole numbers >= 0")

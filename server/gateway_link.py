@@ -45,6 +45,7 @@ class Delivery:
 class _Device:
     session: Session
     online: bool
+    stream: Stream  # that last brought something of it: what goes to the device stays in order on one gateway
     birth: Birth | None = None
     vitals: Vitals | None = None
 
@@ -184,6 +185,8 @@ class GatewayLink:
                 with self._changed:
                     self._changed.wait_for(lambda: len(self._inbox) < INBOX_LIMIT or self._closing)
                     self._inbox.append(Delivery(stream, frame.delivery, frame.device, frame.leaf, frame.payload))
+                    if frame.device in self._devices:
+                        self._devices[frame.device].stream = stream
                     self._changed.notify_all()
             case DeviceState():
                 self._note_state(stream, frame)
@@ -206,13 +209,13 @@ class GatewayLink:
             elif isinstance(state, Birth):
                 changed = known is None or not known.online or known.session != state.session
                 vitals = known.vitals if known else None
-                self._devices[frame.device] = _Device(state.session, True, state, vitals)
+                self._devices[frame.device] = _Device(state.session, True, stream, state, vitals)
                 self._names[node_id(frame.device)] = frame.device
             else:
                 # A late will of an earlier connection says nothing about the present one.
                 changed = known is not None and known.online and known.session == state.session
                 if known is None or known.session == state.session:
-                    self._devices[frame.device] = _Device(state.session, False, known.birth if known else None)
+                    self._devices[frame.device] = _Device(state.session, False, stream, known.birth if known else None)
             if isinstance(state, Birth) and (changed or frame.device not in stream.greeted):
                 stream.greeted.add(frame.device)
                 if frame.device in self._open:
@@ -241,7 +244,9 @@ class GatewayLink:
         if stream is None:
             if not self._streams:
                 return  # a gateway that comes brings its roster, and each birth in it brings the task
-            stream = self._streams[task.node % len(self._streams)]
+            stream = self._devices[task.device].stream
+            if stream not in self._streams:
+                stream = self._streams[task.node % len(self._streams)]
         self._sent_at[task.device] = time.monotonic()
         payload = messages.encode(
             Task(

@@ -89,6 +89,7 @@ class MergeLoop:
         self._back_off: dict[str, _BackOff] = {}
         self._scratch = np.empty_like(model.weights)
         self._published_at = -float("inf")
+        self._published_version = -1
         self._evaluated_at = -float("inf")
         self._evaluated_version = -1
 
@@ -250,14 +251,19 @@ class MergeLoop:
             self._evaluate(final=False)
 
     def _publish(self) -> None:
-        self._published_at = self._clock()
-        if self._model.version in self._model.kept_versions:
-            self._fleet.publish(self._model.version, self._model.publish())
+        """Publish the current version; the first time also one that an earlier process had published already."""
+        version = self._model.version
+        if version == self._published_version:
             return
+        known = version in self._model.kept_versions
         weights = self._model.publish()
-        self._store.publish(self._model.version, weights, self._model.kept_versions)
-        self._fleet.publish(self._model.version, weights)
-        self._history.add_event("publication", self._model.version)
+        if not known:
+            # Durable first: a base version that the server forgot would cost a device its update.
+            self._store.publish(version, weights, self._model.kept_versions)
+            self._history.add_event("publication", version)
+        self._fleet.publish(version, weights)
+        self._published_version = version
+        self._published_at = self._clock()
 
     def _evaluate(self, *, final: bool) -> None:
         if self._evaluator is None:
