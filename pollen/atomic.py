@@ -5,14 +5,18 @@ import tempfile
 from pathlib import Path
 
 
-def write(path: Path, payload: bytes) -> None:
-    """Write `payload` to a temporary file beside `path`, flush it to the disk, and rename it into place."""
+def write(path: Path, payload: bytes, mode: int = 0o600) -> None:
+    """Write `payload` to a temporary file beside `path`, flush it to the disk, and rename it into place.
+
+    `mode`: the file's permissions. Raises OSError when the disk refuses; an old file stays then.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(payload)
             file.flush()
+            os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         Path(temporary).replace(path)
     except BaseException:

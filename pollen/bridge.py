@@ -129,7 +129,7 @@ def _decode_frame(item: Any) -> Frame:
 
 
 def batches(queue: "SimpleQueue[Frame | None]") -> Iterator[bytes]:
-    """Encoded batches of whatever `queue` holds, each up to about `BATCH_BYTES` and `BATCH_FRAMES`, until None is taken from it."""
+    """Encoded batches of what `queue` holds, each up to about `BATCH_BYTES` and `BATCH_FRAMES`, until it gives None."""
     while (frame := queue.get()) is not None:
         batch = [frame]
         size = frame_bytes(frame)

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except ModuleNotFoundError as error:
         print(
-            f"error: pollen {words[0]} needs the package {error.name!r}; install it with: pip install 'pollen-fl[demo]'",
+            f"error: pollen {words[0]} needs package {error.name!r}; install it: pip install 'pollen-fl[demo]'",
             file=sys.stderr,
         )
         return 1

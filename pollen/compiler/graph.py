@@ -1,0 +1,119 @@
+"""Tracing a model into its two functions, and converting them to one .tflite file."""
+
+import tempfile
+from typing import Any
+
+import tensorflow as tf
+from ai_edge_litert import schema_py_generated as schema
+
+from pollen.bundle import Loss, Manifest
+from pollen.compiler import losses
+from pollen.compiler.device_form import HostNoiseDropout
+from pollen.compiler.gradients import overrides
+from pollen.errors import CompileError
+
+
+def loss_and_gradients(
+    model: Any, noisy: list[HostNoiseDropout], loss: Loss, weights: list[Any], batch: dict[str, Any]
+) -> tuple[Any, list[Any]]:
+    """The training loss, scalar, and its gradient for each of `weights`, traced into the current graph.
+
+    `batch` holds x, y, sample_weight and u0, u1, … for the layers in `noisy`.
+    """
+    for index, layer in enumerate(noisy):
+        layer.uniform.values = batch[f"u{index}"]
+    output, _ = model.stateless_call(weights, _no_state(model), batch["x"], training=True)
+    mean = losses.weighted_mean(losses.per_example(loss, batch["y"], output), batch["sample_weight"])
+    gradients = tf.gradients(mean, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return mean, gradients
+
+
+def convert(model: Any, noisy: list[HostNoiseDropout], manifest: Manifest) -> bytes:
+    """The .tflite file with the signatures `grad` and `infer`, of builtin ops only.
+
+    Raises CompileError when the converter refuses the graph or an op is left that only TensorFlow has.
+    """
+    module = tf.Module()
+    # Attributes of a tf.Module keep the traced functions alive until they are saved.
+    module.grad = tf.function(_gradient_function(model, noisy, manifest), autograph=False)
+    module.infer = tf.function(_inference_function(model, manifest), autograph=False)
+    try:
+        signatures = {
+            "grad": module.grad.get_concrete_function(**_specs(manifest, training=True)),
+            "infer": module.infer.get_concrete_function(**_specs(manifest, training=False)),
+        }
+        graph = _to_tflite(module, signatures)
+    except CompileError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise CompileError(f"model {manifest.model}: TensorFlow Lite can't hold it: {lines[0]}") from error
+    _check_builtin_only(graph, manifest.model)
+    return graph
+
+
+def _no_state(model: Any) -> list[Any]:
+    variables = model.non_trainable_variables
+    if variables:
+        raise CompileError(f"model {model.name!r}: {variables[0].path} is state, which isn't supported yet")
+    return []
+
+
+def _specs(manifest: Manifest, training: bool) -> dict[str, Any]:
+    """The signature's inputs. None may be of rank 0: ai-edge-litert crashes on those on emulated aarch64."""
+    batch = manifest.batch
+    shapes: dict[str, tuple[tuple[int, ...], str]] = {
+        "w": ((manifest.parameters,), "float32"),
+        "x": ((batch, *manifest.input_shape), manifest.input_dtype),
+    }
+    if training:
+        shapes["y"] = ((batch, *manifest.label_shape), manifest.label_dtype)
+        shapes["sample_weight"] = ((batch,), "float32")
+        shapes |= {f"u{index}": (shape, "float32") for index, shape in enumerate(manifest.noise)}
+    return {name: tf.TensorSpec(shape, dtype, name=name) for name, (shape, dtype) in shapes.items()}
+
+
+def _gradient_function(model: Any, noisy: list[HostNoiseDropout], manifest: Manifest) -> Any:
+    def grad(**inputs: Any) -> dict[str, Any]:
+        graph = tf.compat.v1.get_default_graph()
+        with graph.gradient_override_map(overrides()):
+            weights = _unflatten(inputs["w"], manifest)
+            loss, gradients = loss_and_gradients(model, noisy, manifest.loss, weights, inputs)
+        flat = [tf.reshape(gradient, [-1]) for gradient in gradients]
+        return {"loss": tf.reshape(loss, [1]), "g": tf.concat(flat, 0)}
+
+    return grad
+
+
+def _inference_function(model: Any, manifest: Manifest) -> Any:
+    def infer(**inputs: Any) -> dict[str, Any]:
+        weights = _unflatten(inputs["w"], manifest)
+        output, _ = model.stateless_call(weights, _no_state(model), inputs["x"], training=False)
+        return {"y": output}
+
+    return infer
+
+
+def _unflatten(w: Any, manifest: Manifest) -> list[Any]:
+    parts = tf.split(w, [tensor.size for tensor in manifest.weights])
+    return [tf.reshape(part, tensor.shape) for part, tensor in zip(parts, manifest.weights, strict=True)]
+
+
+def _to_tflite(module: Any, signatures: dict[str, Any]) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        # With custom gradients the export fails, since ours belong to this process only.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(module, folder, signatures=signatures, options=options)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        converter.experimental_enable_resource_variables = False
+        return bytes(converter.convert())
+
+
+def _check_builtin_only(graph: bytes, model: str) -> None:
+    root = schema.Model.GetRootAs(graph, 0)
+    for index in range(root.OperatorCodesLength()):
+        code = root.OperatorCodes(index)
+        # Files written for old readers keep the op in the deprecated field.
+        if max(code.BuiltinCode(), code.DeprecatedBuiltinCode()) == schema.BuiltinOperator.CUSTOM:
+            raise CompileError(f"model {model}: op {(code.CustomCode() or b'?').decode()} is no TFLite builtin")

@@ -1,0 +1,103 @@
+"""The losses that can be compiled, and whether the model's output are logits or probabilities."""
+
+from typing import Any, Final
+
+import keras
+import tensorflow as tf
+
+from pollen.bundle import Loss, Shape
+from pollen.compiler.layers import activation_name
+from pollen.errors import CompileError
+from pollen.manifest import LOSSES
+
+_CLASSES: Final = {
+    "sparse_categorical_crossentropy": keras.losses.SparseCategoricalCrossentropy,
+    "categorical_crossentropy": keras.losses.CategoricalCrossentropy,
+    "binary_crossentropy": keras.losses.BinaryCrossentropy,
+    "mse": keras.losses.MeanSquaredError,
+}
+# What each cross-entropy takes probabilities from.
+_PROBABILITIES: Final = {
+    "sparse_categorical_crossentropy": "softmax",
+    "categorical_crossentropy": "softmax",
+    "binary_crossentropy": "sigmoid",
+}
+# Other values of these change the loss in ways the device's graph doesn't know.
+_PLAIN: Final = {"label_smoothing": 0.0, "ignore_class": None, "axis": -1, "reduction": "sum_over_batch_size"}
+_SHAPING: Final = (keras.layers.Flatten, keras.layers.Reshape, keras.layers.Dropout)
+
+
+def parse(loss: Any, model: Any) -> Loss:
+    """The bundle's description of a loss given by name or as a Keras loss object.
+
+    A cross-entropy given by name takes logits when the model's last activation is linear, probabilities when it
+    is softmax or sigmoid. Raises CompileError when the two don't fit.
+    """
+    if loss == "mean_squared_error":
+        loss = "mse"
+    if isinstance(loss, str):
+        if loss not in LOSSES:
+            raise CompileError(f"loss {loss!r} can't be compiled; use one of {', '.join(LOSSES)}")
+        name, declared = loss, None
+    else:
+        name, declared = _from_object(loss)
+    if name == "mse":
+        return Loss(name, from_logits=False)
+    last = _last_activation(model)
+    if last not in ("linear", _PROBABILITIES[name]):
+        raise CompileError(
+            f"loss {name} needs a model that ends with linear or {_PROBABILITIES[name]}, this one ends with {last}"
+        )
+    from_logits = last == "linear"
+    if declared is not None and declared != from_logits:
+        raise CompileError(f"loss {name}: from_logits={declared} doesn't fit a model that ends with {last}")
+    return Loss(name, from_logits)
+
+
+def _from_object(loss: Any) -> tuple[str, bool | None]:
+    for name, kind in _CLASSES.items():
+        if type(loss) is kind:
+            config = loss.get_config()
+            for setting, plain in _PLAIN.items():
+                if config.get(setting, plain) != plain:
+                    raise CompileError(f"loss {name}: {setting}={config[setting]} isn't supported; leave it out")
+            return name, config.get("from_logits")
+    kind_name = getattr(loss, "__name__", type(loss).__name__)
+    raise CompileError(f"loss {kind_name} can't be compiled; use one of {', '.join(LOSSES)}")
+
+
+def _last_activation(model: Any) -> str:
+    """The activation that made the output, looked for behind layers that only shape it."""
+    tensor = model.outputs[0]
+    while True:
+        layer = tensor._keras_history.operation
+        if not isinstance(layer, _SHAPING):
+            break
+        tensor = layer.input
+    if isinstance(layer, keras.layers.Softmax):
+        return "softmax"
+    if hasattr(layer, "activation"):
+        return activation_name(layer.activation) or "another activation"
+    if isinstance(layer, keras.layers.ReLU | keras.layers.LeakyReLU | keras.layers.ELU):
+        return str(layer.name)
+    return "linear"
+
+
+def labels(loss: Loss, output_shape: Shape) -> tuple[Shape, str]:
+    """Shape of one example's label, and its dtype: class indices for sparse_…, else like the output."""
+    if loss.name == "sparse_categorical_crossentropy":
+        return output_shape[:-1], "int32"
+    return output_shape, "float32"
+
+
+def per_example(loss: Loss, y: Any, output: Any) -> Any:
+    """Keras's loss of each example, float32 [B]; as there, the mean over the axes after the first."""
+    kind = _CLASSES[loss.name]
+    function = kind() if loss.name == "mse" else kind(from_logits=loss.from_logits)
+    values = function.call(y, output)
+    return tf.reduce_mean(values, axis=list(range(1, len(values.shape)))) if len(values.shape) > 1 else values
+
+
+def weighted_mean(values: Any, sample_weight: Any) -> Any:
+    """The batch's loss, scalar: sum(values · sample_weight) / sum(sample_weight), both [B]."""
+    return tf.reduce_sum(values * sample_weight) / tf.reduce_sum(sample_weight)

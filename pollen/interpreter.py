@@ -1,0 +1,204 @@
+"""The training graph on the device interpreter: gradients and predictions with numpy, without TensorFlow.
+
+Two interpreters run a bundle's graph: ai-edge-litert (up to twice as fast) and tflite-runtime (2 MB, and the
+only one for 32-bit Raspberry Pis). Every array handed out is a copy; none aliases the interpreter's memory.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pollen.bundle import Bundle, Floats, Manifest, Shape
+from pollen.errors import InterpreterError
+
+Runtime = Literal["auto", "litert", "tflite"]
+Array = npt.NDArray[Any]
+Noise = np.random.Generator | Sequence[Floats]
+
+_PACKAGES: Final[dict[str, tuple[str, str, str]]] = {
+    "litert": ("ai_edge_litert", "ai-edge-litert", "pip install 'pollen-fl[edge]'"),
+    "tflite": (
+        "tflite_runtime",
+        "tflite-runtime",
+        "pip install 'pollen-fl[edge-tflite]' (Python 3.11, numpy < 2)",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one batch gives: its loss, the gradient float32 [P] of it, and the next state float32 [S]."""
+
+    loss: float
+    gradient: Floats
+    state: Floats
+
+
+def load(bundle: Bundle, runtime: Runtime = "auto", threads: int = 1) -> TrainingGraph:
+    """Load a bundle's graph; "auto" takes ai-edge-litert when it works, else tflite-runtime.
+
+    One thread is the right number for small models: two made a step 11 times slower on tflite-runtime.
+    Raises InterpreterError when no interpreter works (saying what to install), or the graph doesn't fit its
+    manifest.
+    """
+    if runtime != "auto" and runtime not in _PACKAGES:
+        raise InterpreterError(f"interpreter {runtime!r} is not known; use auto, litert or tflite")
+    failures = []
+    for name in _PACKAGES if runtime == "auto" else (runtime,):
+        module, package, install = _PACKAGES[name]
+        try:
+            library = importlib.import_module(f"{module}.interpreter")
+        except ImportError as error:
+            failures.append(f"{package}: {error}; {install}")
+            continue
+        # Beside numpy 2, tflite-runtime imports well and fails only here.
+        try:
+            interpreter = library.Interpreter(model_content=bundle.graph, num_threads=threads)
+        except (ImportError, AttributeError, RuntimeError, ValueError, SystemError) as error:
+            failures.append(f"{package} can't load the graph: {_one_line(error)}; {install}")
+            continue
+        version = importlib.import_module(module).__version__
+        return TrainingGraph(bundle.manifest, interpreter, f"{package} {version}")
+    raise InterpreterError(f"no interpreter can run model {bundle.manifest.model}: {' | '.join(failures)}")
+
+
+class TrainingGraph:
+    """A model's two functions, `gradient` and `predict`, for flat weight vectors. Not for concurrent use."""
+
+    def __init__(self, manifest: Manifest, interpreter: Any, runtime: str) -> None:
+        self.manifest = manifest
+        self.runtime = runtime
+        self._interpreter = interpreter
+        self._x_dtype = np.dtype(manifest.input_dtype)
+        self._y_dtype = np.dtype(manifest.label_dtype)
+        self._no_state = np.zeros(0, np.float32)
+        self._full_weight = np.ones(manifest.batch, np.float32)
+        # Made at the first short batch, then kept.
+        self._padded: dict[str, Array] = {}
+        batch = manifest.batch
+        state = {"s": (manifest.state_size,)} if manifest.state_size else {}
+        common = {"w": (manifest.parameters,), "x": (batch, *manifest.input_shape), **state}
+        noise = {f"u{index}": shape for index, shape in enumerate(manifest.noise)}
+        labels = {"y": (batch, *manifest.label_shape), "sample_weight": (batch,)}
+        self._grad = self._signature("grad", common | labels | noise)
+        self._infer = self._signature("infer", common)
+
+    def gradient(
+        self,
+        w: Floats,
+        x: Array,
+        y: Array,
+        state: Floats | None = None,
+        noise: Noise | None = None,
+        *,
+        sample_weight: Floats | None = None,
+    ) -> Step:
+        """The loss of one batch and its gradient with respect to `w`.
+
+        `w` float32 [P], `x` [b, …] and `y` [b, …] as the manifest says, 1 ≤ b ≤ batch; `state` float32 [S]
+        (may be left out when S is 0); `sample_weight` float32 [b], ≥ 0, not all 0: the loss is the mean of
+        the examples' losses weighted by it. A model with dropout takes its uniform numbers from `noise`: a
+        generator, or one array for each shape in `manifest.noise`.
+        A short batch is padded and masked. With state (BatchNormalization) padding would enter the
+        statistics, so there it raises ValueError, as does any wrong shape. NaN in `x`, and a class label that
+        isn't one of the model's, give a loss and gradient of NaN, as in TensorFlow: check before stepping.
+        """
+        batch = self.manifest.batch
+        count = len(x)
+        if not 1 <= count <= batch or len(y) != count:
+            raise ValueError(f"a batch has 1 to {batch} examples with a label each, not {count} with {len(y)} labels")
+        if count < batch and self.manifest.state_size:
+            raise ValueError(f"{count} of {batch} examples: this model has state, so drop the short batch")
+        if sample_weight is None:
+            weight = self._full_weight[:count]
+        else:
+            weight = np.asarray(sample_weight, np.float32)
+            if weight.shape != (count,) or not float(weight.sum()) > 0 or float(weight.min()) < 0:
+                raise ValueError(f"sample_weight must be {count} numbers >= 0, not all 0")
+        result = self._grad(
+            w=self._flat("w", w, self.manifest.parameters),
+            x=self._batch("x", x, self._x_dtype, self.manifest.input_shape),
+            y=self._batch("y", y, self._y_dtype, self.manifest.label_shape),
+            sample_weight=self._batch("sample_weight", weight, np.dtype(np.float32), ()),
+            **self._state(state),
+            **self._noise(noise),
+        )
+        return Step(loss=float(result["loss"].item()), gradient=result["g"], state=result.get("s_new", self._no_state))
+
+    def predict(self, w: Floats, x: Array, state: Floats | None = None) -> Floats:
+        """The model's output, float32 [n, …], for any number of examples `x` [n, …]; dropout is off."""
+        batch, shape = self.manifest.batch, self.manifest.output_shape
+        w = self._flat("w", w, self.manifest.parameters)
+        states = self._state(state)
+        output = np.empty((len(x), *shape), np.float32)
+        for start in range(0, len(x), batch):
+            part = x[start : start + batch]
+            y = self._infer(w=w, x=self._batch("x", part, self._x_dtype, self.manifest.input_shape), **states)["y"]
+            output[start : start + batch] = y[: len(part)]
+        return output
+
+    def _signature(self, name: str, expected: dict[str, Shape]) -> Any:
+        """The interpreter's runner of one signature, after its inputs were compared with the manifest."""
+        try:
+            runner = self._interpreter.get_signature_runner(name)
+            inputs = {key: tuple(item["shape"].tolist()) for key, item in runner.get_input_details().items()}
+        except (RuntimeError, ValueError) as error:
+            raise InterpreterError(f"model {self.manifest.model}: {_one_line(error)}; compile it again") from error
+        if inputs != expected:
+            raise InterpreterError(
+                f"model {self.manifest.model}: the graph's {name} takes {inputs}, "
+                f"its manifest says {expected}; compile it again"
+            )
+        return runner
+
+    @staticmethod
+    def _flat(name: str, values: Floats, size: int) -> Floats:
+        values = np.asarray(values, np.float32)
+        if values.shape != (size,):
+            raise ValueError(f"{name} must be [{size}], not {list(values.shape)}")
+        return values
+
+    def _state(self, state: Floats | None) -> dict[str, Floats]:
+        size = self.manifest.state_size
+        values = self._flat("state", self._no_state if state is None else state, size)
+        return {"s": values} if size else {}
+
+    def _noise(self, noise: Noise | None) -> dict[str, Floats]:
+        shapes = self.manifest.noise
+        if not shapes:
+            return {}
+        if noise is None:
+            raise ValueError(f"this model has dropout: give noise, a generator or {len(shapes)} arrays")
+        if isinstance(noise, np.random.Generator):
+            arrays: Sequence[Floats] = [noise.random(shape, np.float32) for shape in shapes]
+        else:
+            arrays = [np.asarray(array, np.float32) for array in noise]
+        if [array.shape for array in arrays] != list(shapes):
+            raise ValueError(f"noise must have the shapes {list(shapes)}")
+        return {f"u{index}": array for index, array in enumerate(arrays)}
+
+    def _batch(self, name: str, values: Array, dtype: np.dtype[Any], example: Shape) -> Array:
+        """`values` itself when it fills the batch, else a kept buffer with zeros after it."""
+        values = np.asarray(values, dtype)
+        if values.shape[1:] != example:
+            raise ValueError(f"one example of {name} must be {list(example)}, not {list(values.shape[1:])}")
+        count = len(values)
+        if count == self.manifest.batch:
+            return values
+        buffer = self._padded.get(name)
+        if buffer is None:
+            buffer = self._padded[name] = np.zeros((self.manifest.batch, *example), dtype)
+        buffer[:count] = values
+        # A NaN left there by an earlier batch would pass through the mask, since 0 × NaN is NaN.
+        buffer[count:] = 0
+        return buffer
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

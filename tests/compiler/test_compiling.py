@@ -1,0 +1,361 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pollen
+from pollen.bundle import Bundle, Loss, Optimizer, Tensor
+from pollen.errors import CompileError
+
+
+def _dense_model(activation: str | None = None) -> Any:
+    import keras
+
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation=activation, name="out")])
+
+
+def _compile(model: Any, **settings: Any) -> Bundle:
+    from pollen.compiler import compile  # noqa: A004
+
+    return compile(model, **({"loss": "mse"} | settings))
+
+
+def test_the_manifest_says_what_was_compiled(dropout_model: Any, dropout_bundle: Bundle) -> None:
+    manifest = dropout_bundle.manifest
+    assert manifest.model == "gestures-1"
+    assert manifest.weights == (
+        Tensor("hidden/kernel", (6, 12)),
+        Tensor("hidden/bias", (12,)),
+        Tensor("classes/kernel", (12, 3)),
+        Tensor("classes/bias", (3,)),
+    )
+    assert (manifest.input_shape, manifest.output_shape) == ((6,), (3,))
+    assert (manifest.label_shape, manifest.label_dtype) == ((), "int32")
+    assert (manifest.batch, manifest.noise) == (8, ((8, 12),))
+    assert manifest.loss == Loss("sparse_categorical_crossentropy", from_logits=True)
+    assert manifest.optimizer == Optimizer("adam", 0.001, {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7})
+    expected = np.concatenate([np.asarray(variable).ravel() for variable in dropout_model.trainable_variables])
+    np.testing.assert_array_equal(dropout_bundle.weights, expected)
+
+
+def test_compiling_leaves_the_model_as_it_was(dropout_model: Any, dropout_bundle: Bundle) -> None:
+    import keras
+
+    assert type(dropout_model.layers[1]) is keras.layers.Dropout
+    assert dropout_model.layers[0].output.shape == (None, 12)
+    dropout_model(np.zeros((2, 6), np.float32), training=True)
+
+
+def test_every_activation_agrees_with_keras_also_far_from_zero() -> None:
+    import keras
+    import tensorflow as tf
+
+    from pollen import interpreter
+    from pollen.compiler.layers import ACTIVATIONS
+
+    values = [-1000, -200, -100, -89, -50, -20, -8, -1, -0.1, 0.1, 1, 8, 20, 50, 89, 100, 200, 1000]
+    x = np.array(values, np.float32).reshape(-1, 1)
+    reading = keras.Input((1,))
+    scaled = keras.layers.Dense(3, name="scale")(reading)
+    outputs = [keras.layers.Activation(name)(scaled) for name in ACTIVATIONS]
+    model = keras.Model(reading, keras.layers.Concatenate()([*outputs, keras.layers.Dense(1)(scaled)]))
+    model.get_layer("scale").set_weights([np.array([[1.0, -1.0, 0.5]], np.float32), np.zeros(3, np.float32)])
+    graph = interpreter.load(_compile(model, batch=len(x)), "litert")
+    w = np.concatenate([np.asarray(variable).ravel() for variable in model.trainable_variables])
+
+    found = graph.predict(w, x)
+    np.testing.assert_allclose(found, np.asarray(model(x)), rtol=1e-5, atol=1e-6)
+    # One example at a time: otherwise the gradient at 1000 hides that at 0.1.
+    for index in range(len(x)):
+        one, target = x[index : index + 1], found[index : index + 1] + np.float32(1)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((model(one) - target) ** 2)
+        expected = np.concatenate([g.numpy().ravel() for g in tape.gradient(loss, model.trainable_variables)])
+        step = graph.gradient(w, one, target)
+        np.testing.assert_allclose(step.gradient, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+def test_every_layer_and_activation_compiles_and_agrees_with_keras(every_layer_model: Any) -> None:
+    bundle = _compile(every_layer_model, batch=4, name="everything")
+    from ai_edge_litert import schema_py_generated as schema
+
+    root = schema.Model.GetRootAs(bundle.graph, 0)
+    codes = [root.OperatorCodes(index) for index in range(root.OperatorCodesLength())]
+    assert len(codes) > 10
+    assert all(code.CustomCode() is None for code in codes)
+
+
+@pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy"])
+@pytest.mark.parametrize("logits", [True, False], ids=["logits", "probabilities"])
+def test_a_cross_entropy_takes_what_the_last_activation_gives(loss: str, logits: bool) -> None:
+    probabilities = "sigmoid" if loss.startswith("binary") else "softmax"
+    bundle = _compile(_dense_model(None if logits else probabilities), loss=loss, batch=4)
+    assert bundle.manifest.loss == Loss(loss, from_logits=logits)
+    sparse = loss.startswith("sparse")
+    assert bundle.manifest.label_shape == (() if sparse else (3,))
+
+
+def test_a_graph_that_differs_from_keras_is_not_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pollen.compiler import graph
+
+    convert = graph.convert
+    wrong = _dense_model()
+
+    def convert_another(_model: Any, noisy: Any, manifest: Any) -> bytes:
+        import keras
+
+        doubled = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="tanh")])
+        return convert(doubled, noisy, manifest)
+
+    monkeypatch.setattr(graph, "convert", convert_another)
+    with pytest.raises(CompileError, match=r"differs from Keras \(loss by .*gradient by .*prediction by"):
+        _compile(wrong, batch=4)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_a_result_that_is_not_finite_is_no_agreement(wrong: float) -> None:
+    from pollen.compiler.verification import relative_difference
+
+    expected = np.array([1.0, 4.0], np.float32)
+    assert relative_difference(expected + np.float32(1), expected) == 0.25
+    assert relative_difference(np.array([1.0, wrong], np.float32), expected) == np.inf
+    assert relative_difference(expected, np.array([1.0, wrong], np.float32)) == np.inf
+
+
+def test_the_same_file_gives_the_same_bytes_in_two_processes(dropout_model: Any, tmp_path: Path) -> None:
+    dropout_model.save(tmp_path / "model.keras")
+    outputs = [tmp_path / "a.bundle", tmp_path / "b.bundle"]
+    program = "import sys; from pollen.compiler.command import main; sys.exit(main(sys.argv[1:]))"
+    settings = [
+        "--loss",
+        "sparse_categorical_crossentropy",
+        "--optimizer",
+        "nesterov",
+        "--learning-rate",
+        "0.05",
+        "--batch",
+        "4",
+    ]
+    for output in outputs:
+        run = subprocess.run(
+            [sys.executable, "-c", program, tmp_path / "model.keras", *settings, "-o", output],
+            env={"PYTHONPATH": str(Path(pollen.__file__).parents[1]), "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert run.returncode == 0, run.stderr
+        assert run.stderr == ""
+        assert run.stdout.startswith(f"{output}: model model, 123 parameters, 3 layers, ")
+    first, second = (output.read_bytes() for output in outputs)
+    assert first == second
+    manifest = Bundle.read(outputs[0]).manifest
+    assert manifest.optimizer == Optimizer("momentum", 0.05, {"momentum": 0.9, "nesterov": 1.0})
+
+
+def test_importing_pollen_and_the_commands_does_not_import_tensorflow() -> None:
+    code = (
+        "import sys, pollen, pollen.bundle, pollen.interpreter, pollen.compiler, pollen.compiler.command, "
+        "pollen.compiler.export, edge_client.optimizers; "
+        "sys.exit(bool({'tensorflow', 'keras', 'flwr', 'grpc', 'importlib.metadata'} & set(sys.modules)))"
+    )
+    environment = {"PYTHONPATH": str(Path(pollen.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+
+
+def _refusals() -> dict[str, tuple[Callable[[Any], Any], str]]:
+    """What to build, given keras, and what the error must say."""
+
+    def sequential(*layers: Callable[[Any], Any], shape: tuple[int | None, ...] = (8, 4)) -> Callable[[Any], Any]:
+        return lambda keras: keras.Sequential([keras.Input(shape), *(make(keras.layers) for make in layers)])
+
+    def dense(layers: Any) -> Any:
+        return layers.Dense(3)
+
+    def two_inputs(keras: Any) -> Any:
+        a, b = keras.Input((3,)), keras.Input((3,))
+        return keras.Model([a, b], keras.layers.Dense(2)(keras.layers.Add()([a, b])))
+
+    def two_outputs(keras: Any) -> Any:
+        a = keras.Input((3,))
+        return keras.Model(a, [keras.layers.Dense(2)(a), keras.layers.Dense(2)(a)])
+
+    def shared_dropout(keras: Any) -> Any:
+        a, drop = keras.Input((3,)), keras.layers.Dropout(0.5, name="twice")
+        return keras.Model(a, keras.layers.Dense(2)(drop(keras.layers.Dense(3)(drop(a)))))
+
+    def operation(keras: Any) -> Any:
+        a = keras.Input((3,))
+        return keras.Model(a, keras.layers.Dense(2)(keras.ops.sin(a)))
+
+    def frozen(layers: Any) -> Any:
+        layer = layers.Dense(3, name="frozen_1")
+        layer.trainable = False
+        return layer
+
+    def subclassed(keras: Any) -> Any:
+        class Mine(keras.Model):  # type: ignore[misc, name-defined]
+            def call(self, x: Any) -> Any:
+                return x
+
+        return Mine(name="mine")
+
+    def own_layer(keras: Any) -> Any:
+        class Scaled(keras.layers.Dense):  # type: ignore[misc, name-defined]
+            pass
+
+        return keras.Sequential([keras.Input((3,)), Scaled(2, name="scaled_1")])
+
+    return {
+        "recurrent": (
+            sequential(lambda layers: layers.GRU(3, name="gru_1"), dense),
+            r"layer 'gru_1' \(GRU\) can't be compiled: .*; nearest that can: Conv1D",
+        ),
+        "normalisation": (
+            sequential(lambda layers: layers.BatchNormalization(name="norm_1"), dense),
+            r"layer 'norm_1' \(BatchNormalization\) can't be compiled: .*what can: InputLayer, Dense",
+        ),
+        "own-layer": (own_layer, r"layer 'scaled_1' \(Scaled\) can't be compiled"),
+        "operation": (operation, r"layer 'sin.*' \(Sin\) can't be compiled"),
+        "nested": (
+            lambda keras: keras.Sequential(
+                [keras.Input((3,)), keras.Sequential([keras.layers.Dense(3)], name="inner")]
+            ),
+            r"layer 'inner' \(Sequential\) can't be compiled",
+        ),
+        "regulariser": (
+            sequential(lambda layers: layers.Dense(3, kernel_regularizer="l2", name="dense_1")),
+            r"layer 'dense_1' \(Dense\) can't be compiled: kernel_regularizer",
+        ),
+        "constraint": (
+            sequential(lambda layers: layers.Conv1D(3, 2, bias_constraint="non_neg", name="conv_1")),
+            r"layer 'conv_1' \(Conv1D\) can't be compiled: bias_constraint",
+        ),
+        "groups": (sequential(lambda layers: layers.Conv1D(4, 2, groups=2, name="conv_1")), "conv_1.*groups=2"),
+        "channels-first": (
+            sequential(lambda layers: layers.MaxPooling1D(2, data_format="channels_first", name="pool_1"), dense),
+            "pool_1.*channels_first",
+        ),
+        "activation": (
+            sequential(lambda layers: layers.Dense(3, activation="gelu", name="dense_1")),
+            "dense_1.*activation gelu has no gradient on the device; use silu",
+        ),
+        "lambda-activation": (
+            sequential(lambda layers: layers.Activation(lambda x: x * 2, name="act_1"), dense),
+            "act_1.*<lambda>.*use one of linear, relu",
+        ),
+        "relu": (sequential(lambda layers: layers.ReLU(max_value=3, name="relu_1"), dense), "relu_1.*max_value"),
+        "softmax-axis": (sequential(lambda layers: layers.Softmax(axis=1, name="soft_1"), dense), "soft_1.*axis=1"),
+        "noise-shape": (
+            sequential(lambda layers: layers.Dropout(0.2, noise_shape=(None, 1, 4), name="drop_1"), dense),
+            "drop_1.*noise_shape",
+        ),
+        "shared-dropout": (shared_dropout, r"layer 'twice' \(Dropout\) can't be compiled: it is used more than once"),
+        "frozen": (sequential(frozen, dense), r"layer 'frozen_1' \(Dense\) can't be compiled: trainable=False"),
+        "half-precision": (
+            sequential(lambda layers: layers.Dense(3, dtype="mixed_float16", name="dense_1")),
+            "dense_1.*dtype policy is mixed_float16; use float32",
+        ),
+        "two-inputs": (two_inputs, "has 2 inputs; one is supported"),
+        "two-outputs": (two_outputs, "has 2 outputs; one is supported"),
+        "open-length": (
+            sequential(lambda layers: layers.Conv1D(3, 2), lambda layers: layers.GlobalMaxPooling1D(), shape=(None, 4)),
+            "all lengths but the batch must be fixed",
+        ),
+        "integers": (
+            lambda keras: keras.Sequential([keras.Input((4,), dtype="int32"), keras.layers.Dense(2)]),
+            "input is int32; use float32",
+        ),
+        "unbuilt": (lambda keras: keras.Sequential([keras.layers.Dense(3)]), r"starts with keras\.Input\(shape\)"),
+        "subclassed": (subclassed, "'mine' isn't built or is subclassed"),
+        "nothing-to-train": (sequential(lambda layers: layers.Flatten()), "no trainable weights"),
+        "no-model": (lambda keras: keras.layers.Dense(3), r"a keras\.Model is needed, not Dense"),
+    }
+
+
+@pytest.mark.parametrize("case", _refusals())
+def test_what_can_not_be_compiled_is_refused_by_name(case: str) -> None:
+    import keras
+
+    build, message = _refusals()[case]
+    with pytest.raises(CompileError, match=message) as caught:
+        _compile(build(keras))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("loss", "activation", "message"),
+    [
+        (lambda _: "hinge", None, "loss 'hinge' can't be compiled; use one of sparse_categorical"),
+        (lambda losses: losses.Huber(), None, "loss Huber can't be compiled"),
+        (
+            lambda losses: losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1),
+            None,
+            "label_smoothing=0.1",
+        ),
+        (lambda losses: losses.MeanSquaredError(reduction="sum"), None, "mse: reduction=sum"),
+        (
+            lambda losses: losses.SparseCategoricalCrossentropy(),
+            None,
+            "from_logits=False doesn't fit .* ends with linear",
+        ),
+        (lambda losses: losses.BinaryCrossentropy(from_logits=True), "sigmoid", "from_logits=True doesn't fit"),
+        (lambda _: "categorical_crossentropy", "relu", "ends with relu"),
+        (lambda _: "binary_crossentropy", "softmax", "linear or sigmoid, this one ends with softmax"),
+    ],
+)
+def test_a_loss_that_does_not_fit_is_refused(loss: Any, activation: str | None, message: str) -> None:
+    import keras
+
+    with pytest.raises(CompileError, match=message):
+        _compile(_dense_model(activation), loss=loss(keras.losses))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda _: "rmsprop", "optimizer 'rmsprop' can't run on a device; use one of sgd, momentum"),
+        (lambda optimizers: optimizers.AdamW(), "optimizer AdamW can't run"),
+        (lambda optimizers: optimizers.Adam(amsgrad=True), "amsgrad isn't supported"),
+        (lambda optimizers: optimizers.Adam(clipnorm=1.0), "clipnorm isn't supported"),
+        (lambda optimizers: optimizers.SGD(weight_decay=0.1), "weight_decay isn't supported"),
+        (lambda optimizers: optimizers.SGD(use_ema=True), "use_ema isn't supported"),
+        (lambda optimizers: optimizers.SGD(gradient_accumulation_steps=2), "gradient_accumulation_steps"),
+        (lambda optimizers: optimizers.SGD(optimizers.schedules.CosineDecay(0.1, 10)), "schedule can't run"),
+    ],
+)
+def test_an_optimizer_a_device_can_not_run_is_refused_by_name(make: Any, message: str) -> None:
+    import keras
+
+    with pytest.raises(CompileError, match=message):
+        _compile(_dense_model(), optimizer=make(keras.optimizers))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch": 0}, "batch must be 1"),
+        ({"name": "No Name"}, "model name"),
+        ({"learning_rate": -1.0}, "learning rate"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(CompileError, match=message):
+        _compile(_dense_model(), **settings)
+
+
+def test_keras_optimizers_keep_their_constants() -> None:
+    import keras
+
+    from pollen.compiler import optimizers
+
+    adam = optimizers.parse(keras.optimizers.Adam(0.5, beta_1=0.8, beta_2=0.99, epsilon=1e-3), 0.25)
+    assert adam == Optimizer("adam", 0.25, {"beta_1": 0.8, "beta_2": 0.99, "epsilon": 1e-3})
+    momentum = optimizers.parse(keras.optimizers.SGD(0.5, momentum=0.7, nesterov=True), None)
+    assert momentum == Optimizer("momentum", 0.5, {"momentum": 0.7, "nesterov": 1.0})
+    assert optimizers.parse(keras.optimizers.SGD(0.5), None) == Optimizer("sgd", 0.5, {})
