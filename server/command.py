@@ -86,7 +86,7 @@ def serve(settings: Settings, stop: threading.Event) -> None:
     if server.model is not None:
         file = io.BytesIO()
         np.savez(file, allow_pickle=False, **server.model.named_weights())
-        atomic.write(settings.state_dir / "final.npz", file.getvalue())
+        atomic.write(settings.state_dir / "final.npz", file.getvalue(), mode=0o644)
         LOG.info("stopped at version %d after %d merges", server.model.version, server.history.merged)
 
 
