@@ -200,7 +200,7 @@ def _check_file(path: Path) -> None:
         try:
             application = db.execute("PRAGMA application_id").fetchone()[0]
             version = db.execute("PRAGMA user_version").fetchone()[0]
-            sound = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            sound = " ".join(db.execute("PRAGMA quick_check(1)").fetchone()[0].split())  # its finding may have lines
         finally:
             db.close()
     except sqlite3.DatabaseError as error:

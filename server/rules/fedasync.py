@@ -11,8 +11,8 @@ from server.staleness import constant, hinge, polynomial
 Staleness = Literal["constant", "polynomial", "hinge"]
 Direction = Literal["model", "delta"]
 
-# A block of model, base, delta and scratch stays in a core's L2 cache, so each number is fetched from memory once.
-BLOCK = 32_768
+# 512 KiB of scratch stay in a core's L2 cache; smaller blocks cost more in calls than they save (benchmarks/merge_speed.py).
+BLOCK = 131_072
 
 
 def mix_model(model: Vector, base: Vector, delta: Vector, alpha: float) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.async_strategy import AsynchronousStrategy
@@ -91,6 +91,7 @@ def test_weights_stay_between_zero_and_one_and_never_grow_with_staleness(
     assert fedasync.weight(staleness + 1, samples) <= weight
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 3 * BLOCK), st.floats(0, 1), st.integers(0, 2**32 - 1))
 def test_blockwise_arithmetic_equals_the_formula_on_whole_vectors(size: int, alpha: float, seed: int) -> None:
     generator = np.random.default_rng(seed)
