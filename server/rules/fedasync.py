@@ -11,7 +11,7 @@ from server.staleness import constant, hinge, polynomial
 Staleness = Literal["constant", "polynomial", "hinge"]
 Direction = Literal["model", "delta"]
 
-# 512 KiB of scratch stay in a core's L2 cache; smaller blocks cost more in calls than they save (benchmarks/merge_speed.py).
+# 512 KiB of scratch stay in a core's L2 cache; smaller blocks cost more in calls than they save.
 BLOCK = 131_072
 
 
