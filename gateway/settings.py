@@ -1,0 +1,89 @@
+"""Settings of `pollen-gateway`: one TOML file, these tables."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from pollen import bridge
+from pollen.broker import LOOPBACK, Broker
+from pollen.identity import is_name
+from pollen.messages import SMALL_BYTES
+from pollen.service import Logging
+
+MAX_UPDATE_BYTES: Final = bridge.MAX_MESSAGE_BYTES // 2
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """`[server]`: where the server's bridge listens. With `ca`, `certificate` and `key` (PEM files) the stream is
+    mutual TLS; plain is allowed on loopback only."""
+
+    host: str = "127.0.0.1"
+    port: int = 7070
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.port <= 65535:
+            raise ValueError(f"port = {self.port} must be from 1 to 65535")
+        given = [file is not None for file in (self.ca, self.certificate, self.key)]
+        if any(given) != all(given):
+            raise ValueError("ca, certificate and key belong together; set all three or none")
+        if self.host not in LOOPBACK and not all(given):
+            raise ValueError(f"host = {self.host!r} is not loopback: set ca, certificate and key for mutual TLS")
+
+    @property
+    def target(self) -> str:
+        """What gRPC dials."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`[limits]`. `update_bytes`: the largest update or result that is forwarded; `message_bytes`: the largest
+    state or vitals message; `receive_maximum`: how many messages the broker may have unacknowledged here, so
+    that times `update_bytes` bounds the memory."""
+
+    update_bytes: int = 16 * 1024 * 1024
+    message_bytes: int = SMALL_BYTES
+    receive_maximum: int = 128
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.update_bytes <= MAX_UPDATE_BYTES:
+            raise ValueError(f"update_bytes = {self.update_bytes} must be from 1 to {MAX_UPDATE_BYTES}")
+        if not 1 <= self.message_bytes <= MAX_UPDATE_BYTES:
+            raise ValueError(f"message_bytes = {self.message_bytes} must be from 1 to {MAX_UPDATE_BYTES}")
+        if not 1 <= self.receive_maximum <= 65535:
+            raise ValueError(f"receive_maximum = {self.receive_maximum} must be from 1 to 65535")
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The whole file.
+
+    `name` is the MQTT client id and must be this gateway's alone; where the broker takes the user name as client
+    id, that too. `group` names the shared subscription: gateways of one group share the load.
+    `session_expiry_s`: how long the broker keeps what it sent here and heard nothing of, after this gateway
+    died; a dead gateway goes on getting its share as long. `drain_s`: how long SIGTERM waits for the server to
+    accept what it was given.
+    """
+
+    fleet: str
+    name: str = "gateway-1"
+    group: str = "gateways"
+    session_expiry_s: int = 120
+    drain_s: float = 10.0
+    broker: Broker = field(default_factory=Broker)
+    server: Server = field(default_factory=Server)
+    limits: Limits = field(default_factory=Limits)
+    logging: Logging = field(default_factory=Logging)
+
+    def __post_init__(self) -> None:
+        for item in ("fleet", "name", "group"):
+            if not is_name(getattr(self, item)):
+                raise ValueError(f"{item} = {getattr(self, item)!r} must be 1 to 64 of A-Z a-z 0-9 . _ -")
+        if not 1 <= self.session_expiry_s < 2**32 - 1:
+            raise ValueError(f"session_expiry_s = {self.session_expiry_s} must be from 1 to 4294967294")
+        if self.drain_s < 0:
+            raise ValueError(f"drain_s = {self.drain_s:g} must not be negative")
