@@ -12,13 +12,10 @@ import argparse
 import contextlib
 import json
 import secrets
-import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +24,11 @@ import paho.mqtt.client as mqtt
 import psutil
 from paho.mqtt.enums import CallbackAPIVersion
 
+from benchmarks.roles import PROJECT, free_port, logs, process
 from pollen import topics
 from pollen.bundle import Bundle, Loss, Manifest, Optimizer, Tensor
 from pollen.mosquitto import Account, Mosquitto, ensure
 
-PROJECT = Path(__file__).parents[1]
 FLEET = "bench"
 WARM_UP_S = 5.0
 START_S = 30.0
@@ -59,33 +56,6 @@ def bundle_of(kilobytes: int) -> Bundle:
         tensorflow_version="-",
     )
     return Bundle(manifest, b"-", np.zeros(each * TENSORS, np.float32), np.zeros(0, np.float32))
-
-
-def free_port() -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextlib.contextmanager
-def process(folder: Path, name: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A role as a process, its log in `folder`, stopped with SIGTERM at the end."""
-    with (folder / f"{name}.log").open("w") as log:
-        child = subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=PROJECT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE if name == "devices" else log,
-            stderr=log,
-            text=True,
-        )
-        try:
-            yield child
-        finally:
-            child.terminate()
-            child.wait(30)
 
 
 def bare_mqtt(broker: Mosquitto, account: Account, kilobytes: int, seconds: float) -> float:
@@ -181,8 +151,7 @@ def measure(
     deadline = time.monotonic() + START_S
     while merges(history) == 0:
         if time.monotonic() > deadline:
-            logs = "\n".join(f"{path.name}: {path.read_text()[-500:]}" for path in history.parents[1].glob("*.log"))
-            raise SystemExit(f"error: nothing was merged within {START_S:.0f} s\n{logs}")
+            raise SystemExit(f"error: nothing was merged within {START_S:.0f} s\n{logs(history.parents[1])}")
         time.sleep(0.2)
     time.sleep(WARM_UP_S)
     before, cpu, started = merges(history), cpu_seconds(roles), time.monotonic()
