@@ -140,7 +140,7 @@ def _staleness(axes: Axes, merges: list[Event]) -> None:
 
 
 def _weight(axes: Axes, merges: list[Event]) -> None:
-    axes.scatter(
+    dots = axes.scatter(
         [merge["staleness"] for merge in merges],
         [merge["weight"] for merge in merges],
         c=[merge["samples"] for merge in merges],
@@ -148,16 +148,21 @@ def _weight(axes: Axes, merges: list[Event]) -> None:
         cmap="viridis",
     )
     axes.set(title="Weight given to each update", xlabel="staleness (merges)", ylabel="weight", ylim=(0, 1.05))
-    axes.figure.colorbar(axes.collections[0], ax=axes, label="samples")
+    axes.figure.colorbar(dots, ax=axes, label="samples")
 
 
 def _activity(axes: Axes, merges: list[Event], start: float) -> None:
-    devices = _by_device(merges)
-    for row, own in enumerate(devices.values()):
-        times = [merge["time"] - start for merge in own]
-        axes.scatter(times, [row] * len(times), c=[merge["staleness"] for merge in own], s=14, marker="|", vmin=0)
-    axes.set_yticks(range(len(devices)), list(devices))
-    axes.set(title="When each device's updates were merged", xlabel="seconds")
+    rows = {device: row for row, device in enumerate(_by_device(merges))}
+    dots = axes.scatter(
+        [merge["time"] - start for merge in merges],
+        [rows[merge["device"]] for merge in merges],
+        c=[merge["staleness"] for merge in merges],
+        s=36,
+        cmap="viridis_r",
+    )
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set(title="When each device's updates were merged", xlabel="seconds", ylim=(-0.7, len(rows) - 0.3))
+    axes.figure.colorbar(dots, ax=axes, label="staleness (merges)")
 
 
 def _bytes(axes: Axes, merges: list[Event], start: float) -> None:
