@@ -118,7 +118,7 @@ def run(devices: int, kilobytes: int, seconds: float, gateways: int) -> dict[str
         port = free_port()
         (folder / "server.toml").write_text(
             f'fleet = "{FLEET}"\nbundle = "{bundle}"\nstate_dir = "state"\n'
-            f'[listen]\nport = {port}\n[merge]\ndirection = "delta"\n'
+            f'[listen]\nport = {port}\n[merge]\noptions = {{direction = "delta"}}\n'
         )
         roles = {"broker": psutil.Process(broker.process.pid)}
         server = stack.enter_context(

@@ -49,8 +49,8 @@ class AsyncServer(Server):
     It stops after `total_train_time` seconds or `merges` merges or when `stop` is set; with none of the three after
     `num_rounds` updates a node, as many as a synchronous run of so many rounds would take.
     waiting_interval: seconds between evaluations. publish_interval: seconds between snapshots for devices.
-    state: the SQLite file to resume from; None keeps it in memory. history: JSON-lines file. snapshots: how many
-    published versions stay available as base models.
+    state: the SQLite file to resume from; None keeps it in memory. history: where to record (`AsyncHistory(path)`
+    writes JSON lines). snapshots: how many published versions stay available as base models.
     """
 
     def __init__(
@@ -64,13 +64,13 @@ class AsyncServer(Server):
         merges: int | None = None,
         publish_interval: float = 1.0,
         state: Path | None = None,
-        history: Path | None = None,
+        history: AsyncHistory | None = None,
         snapshots: int = 32,
         stop: threading.Event | None = None,
     ) -> None:
         super().__init__(client_manager=client_manager, strategy=strategy)
         self.async_strategy = async_strategy
-        self.history = AsyncHistory(history)
+        self.history = history or AsyncHistory()
         self.model: GlobalModel | None = None
         self._clients = client_manager
         self._limits = Limits(total_train_time, merges, publish_interval, waiting_interval)
@@ -137,8 +137,12 @@ class AsyncServer(Server):
 
     def _grid_of_clients(self) -> Grid:
         """The Grid behind the first client that registers; PollenError when none does."""
-        if not self._clients.wait_for(1, int(FIRST_NODE_S)):
-            raise PollenError(f"no node came within {FIRST_NODE_S:.0f} s; start devices or SuperNodes first")
+        deadline = time.monotonic() + FIRST_NODE_S
+        # `start_grid` asks the Grid for nodes whenever `num_available` is called, by itself only every 5 s.
+        while self._clients.num_available() == 0:
+            if time.monotonic() >= deadline:
+                raise PollenError(f"no node came within {FIRST_NODE_S:.0f} s; start devices or SuperNodes first")
+            self._clients.wait_for(1, 1)
         for client in self._clients.all().values():
             grid = flower_private.grid_of(client)
             if grid is not None:

@@ -115,7 +115,7 @@ class BridgeService(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships
         try:
             first, *others = bridge.decode(next(requests))
             stream = self._greet(first)
-        except (MessageError, StopIteration, ValueError) as error:
+        except (MessageError, StopIteration, ValueError, grpc.RpcError) as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error) or "the first message must hold a hello")
         LOG.info("gateway %s connected from %s", stream.gateway, context.peer())
         self._opened(stream)

@@ -21,13 +21,16 @@ from server.async_server import AsyncServer
 from server.async_strategy import AsynchronousStrategy
 from server.client_manager import AsyncClientManager
 from server.gateway_grid import GatewayGrid
+from server.history import AsyncHistory
 from server.settings import Evaluation, Merging, Settings
 
 LOG = logging.getLogger("pollen.server")
 
+HISTORY_IN_MEMORY = 1000  # merges; a service runs for months, and the file has them all
+
 EXAMPLES = """examples:
   pollen-server --config server.toml
-  POLLEN_MERGE_ALPHA=0.4 pollen-server --config server.toml --show-config
+  POLLEN_LISTEN_PORT=7071 pollen-server --config server.toml --show-config
 
 server.toml, the least there must be:
   bundle = "model.bundle"     # made by: pollen compile model.keras --loss mse -o model.bundle
@@ -65,7 +68,7 @@ def serve(settings: Settings, stop: threading.Event) -> None:
         waiting_interval=settings.evaluation.interval_s,
         publish_interval=settings.publish.min_interval_s,
         state=settings.state_dir / "state.sqlite",
-        history=settings.state_dir / "history.jsonl",
+        history=AsyncHistory(settings.state_dir / "history.jsonl", keep=HISTORY_IN_MEMORY),
         snapshots=settings.merge.snapshots,
         stop=stop,
     )
@@ -96,15 +99,10 @@ def _strategy(merging: Merging) -> AsynchronousStrategy:
             merging.rule,
             sample_weighting=merging.sample_weighting,
             sample_weight_cap=merging.sample_weight_cap,
-            alpha=merging.alpha,
-            staleness=merging.staleness,
-            a=merging.a,
-            hinge_a=merging.hinge_a,
-            hinge_b=merging.hinge_b,
-            direction=merging.direction,
+            **merging.options,
         )
     except ValueError as error:
-        raise SettingsError(f"merge.{error}") from error
+        raise SettingsError(f"[merge]: {error}") from error
 
 
 FlowerEvaluate = Callable[[int, NDArrays, dict[str, Scalar]], tuple[float, dict[str, Scalar]] | None]

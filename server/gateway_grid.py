@@ -111,11 +111,16 @@ class GatewayGrid(Grid):
         with self._lock:
             return [self._push(message) for message in messages]
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The replies that are there for `message_ids`, each once; an error for a message whose time has passed."""
+    def pull_messages(
+        self, message_ids: Iterable[str] = (), *, reply_to_message_ids: Iterable[str] = ()
+    ) -> Iterable[Message]:
+        """The replies that are there for `message_ids`, each once; an error for a message whose time has passed.
+
+        Flower is about to rename the argument to `reply_to_message_ids`; both are taken.
+        """
         with self._lock:
             self._take(0.0)
-            return [self._replies.pop(i) for i in list(message_ids) if i in self._replies]
+            return [self._replies.pop(i) for i in [*message_ids, *reply_to_message_ids] if i in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Send `messages` and wait up to `timeout` seconds for their replies."""

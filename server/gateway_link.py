@@ -26,7 +26,9 @@ from server.tasks import OpenTask
 
 LOG = logging.getLogger("pollen.server.link")
 
-INBOX_LIMIT: Final = 1024  # uploads waiting for the merge loop; beyond it gRPC holds the gateways back
+# Uploads that may wait for the merge loop; beyond either bound gRPC holds the gateways back.
+INBOX_UPLOADS: Final = 1024
+INBOX_BYTES: Final = 256 * 1024 * 1024
 RESEND_CHECK_S: Final = 1.0
 
 
@@ -61,6 +63,7 @@ class GatewayLink:
         self._task_ttl_s = task_ttl_s
         self._changed = threading.Condition()
         self._inbox: deque[Delivery] = deque()
+        self._inbox_bytes = 0
         self._devices: dict[str, _Device] = {}
         self._names: dict[int, str] = {}
         self._open: dict[str, OpenTask] = {}
@@ -126,6 +129,7 @@ class GatewayLink:
                 seen = self._roster_version
                 self._changed.wait_for(lambda: self._inbox or self._closing or self._roster_version != seen, timeout_s)
             taken = [self._inbox.popleft() for _ in range(min(limit, len(self._inbox)))]
+            self._inbox_bytes -= sum(len(delivery.payload) for delivery in taken)
             self._changed.notify_all()
             return taken
 
@@ -172,6 +176,7 @@ class GatewayLink:
         with self._changed:
             self._streams.remove(stream)
             self._inbox = deque(delivery for delivery in self._inbox if delivery.stream is not stream)
+            self._inbox_bytes = sum(len(delivery.payload) for delivery in self._inbox)
             self._changed.notify_all()
             if self._streams:
                 self._streams[0].put(*self._models.values())
@@ -183,7 +188,8 @@ class GatewayLink:
         match frame:
             case Upload():
                 with self._changed:
-                    self._changed.wait_for(lambda: len(self._inbox) < INBOX_LIMIT or self._closing)
+                    self._changed.wait_for(self._has_room)
+                    self._inbox_bytes += len(frame.payload)
                     self._inbox.append(Delivery(stream, frame.delivery, frame.device, frame.leaf, frame.payload))
                     if frame.device in self._devices:
                         self._devices[frame.device].stream = stream
@@ -194,6 +200,9 @@ class GatewayLink:
                 self._note_vitals(frame)
             case _:
                 raise MessageError(f"a gateway does not send {type(frame).__name__} frames here")
+
+    def _has_room(self) -> bool:
+        return (len(self._inbox) < INBOX_UPLOADS and self._inbox_bytes < INBOX_BYTES) or self._closing
 
     def _note_state(self, stream: Stream, frame: DeviceState) -> None:
         try:

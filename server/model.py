@@ -3,12 +3,15 @@
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
 from pollen.bundle import Tensor
 from pollen.encoding import named, parameters
 from server.rules.rule import Vector
+
+ISSUED_KEPT: Final = 10_000
 
 
 def digest(weights: Vector) -> bytes:
@@ -20,7 +23,7 @@ class GlobalModel:
     """The model that updates are merged into; owned by the merge loop, changed by nobody else.
 
     `weights` float32 [P], `version` = number of merges so far. The newest `keep` published versions stay as
-    snapshots; of older ones only the fact that they were issued is remembered.
+    snapshots; of older ones only the fact that they were issued is remembered, for the newest `ISSUED_KEPT`.
     """
 
     def __init__(self, tensors: Sequence[Tensor], weights: Vector, version: int = 0, keep: int = 32) -> None:
@@ -31,7 +34,7 @@ class GlobalModel:
         self.version = version
         self._keep = keep
         self._snapshots: OrderedDict[int, Vector] = OrderedDict()
-        self._issued: set[int] = set()
+        self._issued: OrderedDict[int, None] = OrderedDict()
 
     def publish(self) -> Vector:
         """Make the current version a snapshot that devices may train from; returns its weights [P]."""
@@ -41,7 +44,9 @@ class GlobalModel:
 
     def remember(self, version: int, weights: Vector | None) -> None:
         """Note that `version` was issued, with its weights [P] where they are still kept."""
-        self._issued.add(version)
+        self._issued[version] = None
+        while len(self._issued) > ISSUED_KEPT:
+            self._issued.popitem(last=False)
         if weights is not None:
             weights.flags.writeable = False
             self._snapshots[version] = weights
@@ -49,8 +54,8 @@ class GlobalModel:
                 self._snapshots.popitem(last=False)
 
     def was_issued(self, version: int) -> bool:
-        """Whether any device can have trained from `version`."""
-        return version in self._issued
+        """Whether a device can have trained from `version`; those older than what is remembered count as issued."""
+        return version in self._issued or 0 <= version < next(iter(self._issued), 0)
 
     def snapshot(self, version: int) -> Vector | None:
         """The weights [P] of a published version, None when they are no longer kept."""

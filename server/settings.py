@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from pollen.identity import check_name
 from pollen.messages import Scalar
@@ -13,15 +12,11 @@ from server.sample_weight import SampleWeighting
 
 @dataclass(frozen=True, slots=True)
 class Merging:
-    """`[merge]`: the rule by name, its options, and how samples weigh. `snapshots`: base versions kept."""
+    """`[merge]`: the rule by name, the rule's own options (see `server/rules/`), how samples weigh, and how many
+    published versions are kept as base models (`snapshots`)."""
 
     rule: str = "fedasync"
-    alpha: float = 0.6
-    staleness: Literal["constant", "polynomial", "hinge"] = "polynomial"
-    a: float = 0.5
-    hinge_a: float = 10.0
-    hinge_b: float = 4.0
-    direction: Literal["model", "delta"] = "model"
+    options: dict[str, Scalar] = field(default_factory=dict)
     sample_weighting: SampleWeighting = "linear"
     sample_weight_cap: float = 4.0
     snapshots: int = 32

@@ -16,6 +16,7 @@ import numpy as np
 
 from pollen import cbor
 from pollen.errors import StoreError
+from server.model import ISSUED_KEPT
 from server.rules.rule import Vector
 from server.tasks import OpenTask
 
@@ -145,6 +146,11 @@ class StateStore:
             self._db.execute("INSERT OR REPLACE INTO issued VALUES (?, ?)", (version, weights.tobytes()))
             oldest = min([version, *versions])
             self._db.execute("UPDATE issued SET weights = NULL WHERE version < ? AND weights NOTNULL", (oldest,))
+            self._db.execute(
+                "DELETE FROM issued WHERE version <="
+                " (SELECT version FROM issued ORDER BY version DESC LIMIT 1 OFFSET ?)",
+                (ISSUED_KEPT,),
+            )
 
     def answer(self, task: bytes) -> Answer | None:
         """How `task` was answered, None when it was not or is no longer remembered."""

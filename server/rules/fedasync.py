@@ -1,7 +1,7 @@
 """FedAsync (Xie, Koyejo, Gupta, "Asynchronous Federated Optimization", arXiv 1903.03934, algorithm 1)."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -59,6 +59,9 @@ class FedAsync:
     direction: Direction = "model"
 
     def __post_init__(self) -> None:
+        for name, choices in (("staleness", get_args(Staleness)), ("direction", get_args(Direction))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} = {getattr(self, name)!r} must be one of {', '.join(choices)}")
         if not 0 < self.alpha <= 1:
             raise ValueError(f"alpha = {self.alpha} must be above 0 and at most 1")
         if min(self.a, self.hinge_a, self.hinge_b) < 0:
