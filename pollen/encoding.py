@@ -3,6 +3,8 @@
 A flat float32 vector `v[P]` is all tensors of a model, raveled row-major and laid end to end in the manifest's order.
 """
 
+from __future__ import annotations  # else the annotations would import numpy.random, 2 MB on a device
+
 import math
 from collections.abc import Sequence
 from typing import Any, Final, Literal, get_args

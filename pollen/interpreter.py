@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,8 @@ from pollen.errors import InterpreterError
 
 Runtime = Literal["auto", "litert", "tflite"]
 Array = npt.NDArray[Any]
-Noise = np.random.Generator | Sequence[Floats]
+if TYPE_CHECKING:  # numpy.random takes 2 MB, and only dropout needs it
+    Noise = np.random.Generator | Sequence[Floats]
 
 _PACKAGES: Final[dict[str, tuple[str, str, str]]] = {
     "litert": ("ai_edge_litert", "ai-edge-litert", "pip install 'pollen-fl[edge]'"),
@@ -175,10 +176,10 @@ class TrainingGraph:
             return {}
         if noise is None:
             raise ValueError(f"this model has dropout: give noise, a generator or {len(shapes)} arrays")
-        if isinstance(noise, np.random.Generator):
-            arrays: Sequence[Floats] = [noise.random(shape, np.float32) for shape in shapes]
-        else:
+        if isinstance(noise, Sequence):
             arrays = [np.asarray(array, np.float32) for array in noise]
+        else:
+            arrays = [noise.random(shape, np.float32) for shape in shapes]
         if [array.shape for array in arrays] != list(shapes):
             raise ValueError(f"noise must have the shapes {list(shapes)}")
         return {f"u{index}": array for index, array in enumerate(arrays)}

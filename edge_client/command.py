@@ -1,0 +1,55 @@
+"""`pollen-edge`: the device agent."""
+
+import os
+import sys
+
+# Before numpy is loaded: each BLAS thread would cost memory, and two threads make small models slower.
+for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
+EXAMPLES = """example:
+  pollen-edge --config /etc/pollen/edge.toml
+
+a minimal edge.toml:
+  device = "pi-1"                  # the name the broker knows the device by
+  fleet = "garden"
+  model = "telemetry"
+  state_dir = "/var/lib/pollen-edge"
+
+  [broker]
+  host = "broker.example.org"
+  port = 8883
+  ca = "ca.pem"
+  certificate = "pi-1.pem"
+  key = "pi-1.key"
+
+  [sensor]
+  kind = "host"                    # or "replay", or a sensor of your own
+  period_s = 1.0
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the agent until SIGTERM or SIGINT; returns the exit code."""
+    import threading
+
+    from edge_client.settings import EdgeSettings
+    from pollen import service
+
+    def serve(settings: EdgeSettings, stop: threading.Event) -> None:
+        from edge_client.agent import Agent
+
+        Agent(settings).run(stop)
+
+    return service.run(
+        argv,
+        name="pollen-edge",
+        description="Learn online from a sensor, and share what was learned with the fleet.",
+        examples=EXAMPLES,
+        cls=EdgeSettings,
+        serve=serve,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

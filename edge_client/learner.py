@@ -1,0 +1,101 @@
+"""window → predict, then learn: what happens to each sample, for one model."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from edge_client import scoring
+from edge_client.prequential import LastTarget, MajorityClass, Prequential
+from edge_client.replay_buffer import ReplayBuffer
+from edge_client.sampling import Sample
+from edge_client.settings import Learner as LearnerSettings
+from edge_client.standardise import Standardiser
+from edge_client.windowing import Example, Windower
+from pollen.bundle import Floats
+from pollen.interpreter import TrainingGraph
+
+WARM_UP: Final = 10  # samples a channel's statistics need before they mean anything
+# Counts a prediction that isn't a number as very wrong, without making the mean of the errors useless for ever.
+_WORST_ERROR: Final = 1e3
+
+
+class Learner:
+    """Scores each example with the newest weights, then puts it into the replay buffer.
+
+    `standardiser` belongs to the sensor and outlives models. Memory is fixed: window, buffer, a few sums.
+    Raises BundleError when the model doesn't fit the sensor or the target.
+    """
+
+    def __init__(
+        self, graph: TrainingGraph, settings: LearnerSettings, channels: int, standardiser: Standardiser
+    ) -> None:
+        self._graph = graph
+        self._loss = graph.manifest.loss
+        self._target = settings.target
+        self._standardiser = standardiser if settings.standardise else None
+        self._windower = Windower(graph.manifest, settings.target, channels, settings.hop)
+        self._majority = MajorityClass(max(self._windower.labeller.classes, 1))
+        self._last_target = LastTarget()
+        self._next_number = 0
+        self.buffer = ReplayBuffer(graph.manifest, settings.replay_samples)
+        self.prequential = Prequential()
+
+    @property
+    def unknown_labels(self) -> int:
+        """Windows left out since their label is no class of this model."""
+        return self._windower.unknown_labels
+
+    def use(self, graph: TrainingGraph) -> bool:
+        """Go on with another graph; False when its shapes differ, so that a new Learner is needed."""
+        old, new = self._graph.manifest, graph.manifest
+        same = (old.input_shape, old.output_shape, old.label_shape, old.label_dtype, old.loss) == (
+            new.input_shape,
+            new.output_shape,
+            new.label_shape,
+            new.label_dtype,
+            new.loss,
+        )
+        if same:
+            self._graph = graph
+        return same
+
+    def observe(self, samples: Sequence[Sample], weights: Floats, state: Floats) -> int:
+        """Take in `samples`, predicting with `weights` [P] and `state` [S]; returns how many examples they made."""
+        examples: list[Example] = []
+        for sample in samples:
+            if sample.number != self._next_number:
+                self._windower.clear()
+            self._next_number = sample.number + 1
+            values = sample.values
+            if self._standardiser is not None:
+                self._standardiser.update(values)
+                if self._standardiser.count < WARM_UP:
+                    continue
+                values = self._standardiser.transform(values)
+            examples += self._windower.add(values, sample.label)
+        if examples:
+            self._score(examples, weights, state)
+            for example in examples:
+                self.buffer.add(example.x, example.y)
+        return len(examples)
+
+    def _score(self, examples: Sequence[Example], weights: Floats, state: Floats) -> None:
+        y = np.stack([example.y for example in examples])
+        output = self._graph.predict(weights, np.stack([example.x for example in examples]), state)
+        errors = np.nan_to_num(scoring.errors(self._loss, output, y), nan=_WORST_ERROR, posinf=_WORST_ERROR)
+        for index, example in enumerate(examples):
+            baseline = self._baseline_error(example)
+            if baseline is not None:
+                self.prequential.add(float(min(errors[index], _WORST_ERROR)), baseline)
+
+    def _baseline_error(self, example: Example) -> float | None:
+        """The error of the guess that needs no learning; None while there is nothing to guess from."""
+        if scoring.is_classification(self._loss):
+            label = int(scoring.classes_of(self._loss, example.y[np.newaxis])[0])
+            wrong = float(self._majority.guess != label)
+            self._majority.add(label)
+            return wrong
+        guess = example.last if self._target == "next" else self._last_target.guess
+        self._last_target.add(example.y)
+        return None if guess is None else float(np.abs(example.y - guess).mean(dtype=np.float64))

@@ -1,0 +1,79 @@
+"""Sensors: one small interface, and how a sensor is found by its name.
+
+Two are built in, `host` and `replay`; any installed package brings more through an entry point in the group
+"pollen.sensors", a callable that takes the `[sensor] options` and returns a `Sensor`.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pollen.errors import SettingsError
+from pollen.messages import Scalar
+
+GROUP: Final = "pollen.sensors"
+
+Options = Mapping[str, Scalar]
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One measured quantity and its unit."""
+
+    name: str
+    unit: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """`values` float32 [k, C]: k >= 1 samples of all channels, oldest first; most sensors give k = 1, those with a
+    FIFO a burst. `label` is the class (int) or the target (float) of the last sample, where there is one."""
+
+    values: npt.NDArray[np.float32]
+    label: float | int | None = None
+
+
+class Sensor(Protocol):
+    """Something that can be read. Used by one thread only."""
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """The C channels of every reading; fixed while the sensor lives."""
+
+    def read(self) -> Reading | None:
+        """The newest values; None when the stream has ended. May raise SensorError: it is then opened again."""
+
+    def close(self) -> None:
+        """Release the hardware."""
+
+
+_BUILT_IN: Final = {
+    "host": ("edge_client.sensors.host", "HostSensor"),
+    "replay": ("edge_client.sensors.replay", "ReplaySensor"),
+}
+
+
+def find(kind: str) -> Callable[[Options], Sensor]:
+    """What opens sensors of `kind`. Raises SettingsError when there is none of that name.
+
+    The opener raises SettingsError for options it can't use and SensorError when the hardware isn't there.
+    """
+    if kind in _BUILT_IN:
+        module, name = _BUILT_IN[kind]
+        opener: Callable[[Options], Sensor] = getattr(importlib.import_module(module), name)
+        return opener
+    # Costs memory, so only for devices that use it.
+    metadata = importlib.import_module("importlib.metadata")
+    entries = {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
+    if kind not in entries:
+        known = ", ".join(sorted({*_BUILT_IN, *entries}))
+        raise SettingsError(f"sensor.kind = {kind!r} is no sensor here; known: {known}")
+    try:
+        opener = entries[kind].load()
+    except (ImportError, AttributeError) as error:
+        raise SettingsError(f"sensor.kind = {kind!r}: its package can't be loaded: {error}") from error
+    return opener

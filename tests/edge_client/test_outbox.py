@@ -1,0 +1,171 @@
+"""The outbox: what may change, what may not, and what a crash leaves."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_client.outbox import ANSWERED, Outbox, Reply
+from pollen.errors import StoreError
+
+LIMIT = 2**22
+A, B = b"a" * 16, b"b" * 16
+PROJECT = Path(__file__).parents[2]
+
+
+def reply(task: bytes, text: bytes, **fields: object) -> Reply:
+    return Reply(task, "update", lambda seq: b"%d:%b" % (seq, text), **fields)  # type: ignore[arg-type]
+
+
+def test_an_unsent_reply_is_replaced_and_a_sent_one_is_not(tmp_path: Path) -> None:
+    with Outbox(tmp_path / "outbox.sqlite", LIMIT) as outbox:
+        outbox.put(reply(A, b"first", base=3, samples=10))
+        outbox.put(reply(B, b"other"))
+        row = outbox.put(reply(A, b"second", base=3, samples=25))
+        assert (row.seq, row.samples, row.handed) == (3, 25, False)
+        assert [row.task for row in outbox.rows] == [A, B]
+        assert outbox.freeze(A) == b"3:second"
+        with pytest.raises(StoreError, match="was sent already"):
+            outbox.put(reply(A, b"third"))
+        assert outbox.payload(A) == b"3:second"
+        assert outbox.freeze(A) == b"3:second"
+
+
+def test_rows_seq_and_receipts_survive_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.sqlite"
+    with Outbox(path, LIMIT) as outbox:
+        outbox.put(reply(A, b"x", base=2, samples=5, steps=7))
+        outbox.freeze(A)
+        outbox.put(reply(B, b"y"))
+        outbox.receipted(B)
+        outbox.remember_open_task(b"task")
+    with Outbox(path, LIMIT) as outbox:
+        (row,) = outbox.rows
+        assert (row.task, row.seq, row.base, row.samples, row.steps, row.handed) == (A, 1, 2, 5, 7, True)
+        assert outbox.was_answered(B)
+        assert not outbox.was_answered(A)
+        assert outbox.open_task() == b"task"
+        assert outbox.put(reply(B, b"z")).seq == 3
+
+
+def test_only_the_receipt_deletes_a_row(tmp_path: Path) -> None:
+    with Outbox(tmp_path / "outbox.sqlite", LIMIT) as outbox:
+        outbox.put(reply(A, b"x"))
+        outbox.freeze(A)
+        assert outbox.receipted(B) is None
+        assert len(outbox.rows) == 1
+        found = outbox.receipted(A)
+        assert found is not None
+        assert found.task == A
+        assert outbox.rows == ()
+        assert outbox.receipted(A) is None
+
+
+def test_remembered_receipts_are_bounded(tmp_path: Path) -> None:
+    with Outbox(tmp_path / "outbox.sqlite", LIMIT) as outbox:
+        tasks = [index.to_bytes(16, "big") for index in range(ANSWERED + 10)]
+        for task in tasks:
+            outbox.receipted(task)
+        assert [outbox.was_answered(task) for task in tasks] == [False] * 10 + [True] * ANSWERED
+
+
+def test_the_residual_counts_only_once_its_update_is_sent(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.sqlite"
+    first, second = np.array([1, 2], np.float32), np.array([3, 4], np.float32)
+    digest = b"d" * 32
+    with Outbox(path, LIMIT) as outbox:
+        outbox.put(reply(A, b"x", bundle=digest, residual=first))
+        assert outbox.residual(digest, 2) is None
+        assert outbox.unsent_residual(A, 2) is not None
+        outbox.put(reply(A, b"y", bundle=digest, residual=second))
+        outbox.freeze(A)
+    with Outbox(path, LIMIT) as outbox:
+        np.testing.assert_array_equal(outbox.residual(digest, 2), second)
+        assert outbox.residual(b"e" * 32, 2) is None
+        outbox.receipted(A)
+        outbox.put(reply(B, b"exact", bundle=digest))
+        outbox.freeze(B)
+        assert outbox.residual(digest, 2) is None, "an exact update carries what was left"
+
+
+def test_a_full_outbox_says_so_and_keeps_what_it_has(tmp_path: Path) -> None:
+    with Outbox(tmp_path / "outbox.sqlite", 2**18) as outbox:
+        outbox.put(reply(A, b"kept"))
+        with pytest.raises(StoreError, match=r"outbox\.sqlite: can't be written"):
+            outbox.put(reply(B, b"x" * 2**19))
+        assert [row.task for row in outbox.rows] == [A]
+        assert outbox.payload(A) == b"1:kept"
+        outbox.put(reply(B, b"small"))
+
+
+def test_a_damaged_or_newer_store_is_refused_by_name(tmp_path: Path) -> None:
+    garbage = tmp_path / "garbage.sqlite"
+    garbage.write_bytes(os.urandom(8192))
+    with pytest.raises(StoreError, match=r"garbage\.sqlite"):
+        Outbox(garbage, LIMIT)
+    damaged = tmp_path / "damaged.sqlite"
+    with Outbox(damaged, LIMIT) as outbox:
+        outbox.put(reply(A, os.urandom(20000)))
+    content = bytearray(damaged.read_bytes())
+    content[4096:12288] = b"\xee" * 8192
+    damaged.write_bytes(content)
+    with pytest.raises(StoreError, match=r"damaged\.sqlite"):
+        Outbox(damaged, LIMIT)
+    newer = tmp_path / "newer.sqlite"
+    with sqlite3.connect(newer) as database:
+        database.execute("PRAGMA user_version = 99")
+    with pytest.raises(StoreError, match=r"newer\.sqlite.*newer release"):
+        Outbox(newer, LIMIT)
+
+
+_WRITER = """
+import sys, os
+from pathlib import Path
+from edge_client.outbox import Outbox, Reply
+outbox = Outbox(Path(sys.argv[1]), 2**22)
+print("open", flush=True)
+for number in range(10**6):
+    task = number.to_bytes(16, "big")
+    for attempt in range(2):
+        outbox.put(Reply(task, "update", lambda seq: b"%d %d " % (number, attempt) + b"x" * 5000))
+    payload = outbox.freeze(task)
+    print("frozen", number, payload.split()[1].decode(), flush=True)
+    if number % 3:
+        outbox.receipted(task)
+        print("receipted", number, flush=True)
+"""
+
+
+def test_a_frozen_row_survives_a_kill_at_any_point(tmp_path: Path) -> None:
+    rng = np.random.default_rng(11)
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    for attempt in range(8):
+        path = tmp_path / f"outbox-{attempt}.sqlite"
+        log = tmp_path / f"log-{attempt}"
+        with log.open("wb") as stream:
+            writer = subprocess.Popen([sys.executable, "-c", _WRITER, str(path)], stdout=stream, env=environment)
+        deadline = time.monotonic() + 20
+        while b"frozen" not in log.read_bytes() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(float(rng.uniform(0, 0.15)))  # a random point is what is tested
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.wait(10)
+        events = [line.split() for line in log.read_text().splitlines()[1:]]
+        frozen = {int(event[1]) for event in events if event[0] == "frozen"}
+        receipted = {int(event[1]) for event in events if event[0] == "receipted"}
+        assert frozen
+        with Outbox(path, LIMIT) as outbox:
+            rows = {int.from_bytes(row.task, "big"): row for row in outbox.rows}
+            # The last receipt may have been committed without having been printed.
+            lost = frozen - receipted - set(rows)
+            assert lost <= {max(frozen)}
+            assert not receipted & set(rows)
+            for number in frozen & set(rows):
+                assert rows[number].handed
+                assert outbox.payload(rows[number].task).startswith(b"%d 1 " % number)
