@@ -3,7 +3,7 @@
     python -m benchmarks.device_memory
     python -m benchmarks.device_memory --steps 1000 --tflite .venv-tflite/bin/python
 
-The device is a real pollen-edge that replays a recording through a real broker, gateway and server; it trains an MLP
+Memory is in MiB, as Linux tools print it. The device is a real pollen-edge that replays a recording through a real broker, gateway and server; it trains an MLP
 of 20,000 parameters. Keras trains the same model on the same kind of data with `train_on_batch`.
 """
 
@@ -23,7 +23,7 @@ import psutil
 from benchmarks.roles import PROJECT, free_port, logs, process
 from pollen.mosquitto import Account, Mosquitto, ensure
 
-GOAL_MB = 60
+GOAL_MIB = 60
 WINDOW, CHANNELS, HIDDEN = 16, 8, 128
 START_S, TRAIN_S = 60.0, 180.0
 
@@ -57,14 +57,14 @@ print(open("/proc/self/status").read().split("VmRSS:")[1].split()[0])
 """
 
 
-def resident_mb(code: str, bundle: Path, steps: int, python: str) -> float:
-    """Resident memory in MB of a fresh process at the end of `code`."""
+def resident_mib(code: str, bundle: Path, steps: int, python: str) -> float:
+    """Resident memory in MiB of a fresh process at the end of `code`."""
     done = subprocess.run(
         [python, "-c", code, str(bundle), str(steps)], cwd=PROJECT, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise SystemExit(f"error: {done.stderr[-500:]}")
-    return int(done.stdout.split()[-1]) * 1024 / 1e6
+    return int(done.stdout.split()[-1]) / 1024
 
 
 def steps_done(history: Path) -> int:
@@ -75,8 +75,8 @@ def steps_done(history: Path) -> int:
     return sum(event["steps"] for event in events if event["event"] == "merge")
 
 
-def device_mb(folder: Path, bundle: Path, steps: int, python: str) -> tuple[float, float]:
-    """Resident and peak memory in MB of a pollen-edge after `steps` training steps, run by `python`."""
+def device_mib(folder: Path, bundle: Path, steps: int, python: str) -> tuple[float, float]:
+    """Resident and peak memory in MiB of a pollen-edge after `steps` training steps, run by `python`."""
     password = secrets.token_urlsafe(16)
     accounts = [Account("pi-1", password, "device"), Account("gateway-1", password, "gateway")]
     port = free_port()
@@ -109,7 +109,7 @@ def device_mb(folder: Path, bundle: Path, steps: int, python: str) -> tuple[floa
                 raise SystemExit(f"error: the device did not make {steps} steps\n{logs(folder)}")
             time.sleep(0.5)
         peak = next(line for line in Path(f"/proc/{edge.pid}/status").read_text().splitlines() if "VmHWM" in line)
-        return psutil.Process(edge.pid).memory_info().rss / 1e6, int(peak.split()[1]) * 1024 / 1e6
+        return psutil.Process(edge.pid).memory_info().rss / 2**20, int(peak.split()[1]) / 1024
 
 
 def main() -> None:
@@ -121,22 +121,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         bundle = Path(name) / "memory.bundle"
         subprocess.run([sys.executable, "-c", BUILD, bundle], cwd=PROJECT, check=True, capture_output=True)
-        keras = resident_mb(KERAS, bundle, arguments.steps, sys.executable)
+        keras = resident_mib(KERAS, bundle, arguments.steps, sys.executable)
         print(f"resident memory after {arguments.steps} training steps, MLP of about 20,000 parameters, batch 16")
-        print(f"  Keras on TensorFlow, train_on_batch       {keras:7.1f} MB   ratio 1.00")
+        print(f"  Keras on TensorFlow, train_on_batch       {keras:7.1f} MiB   ratio 1.00")
         pythons = {"ai-edge-litert": sys.executable} | (
             {"tflite-runtime": arguments.tflite} if arguments.tflite else {}
         )
         for runtime, python in pythons.items():
             folder = Path(name) / runtime
             folder.mkdir()
-            bare = resident_mb(INTERPRETER, bundle, arguments.steps, python)
-            resident, peak = device_mb(folder, bundle, arguments.steps, python)
-            print(f"  {runtime}, interpreter and numpy   {bare:7.1f} MB   ratio {bare / keras:4.2f}")
-            verdict = "met" if resident <= GOAL_MB else "missed"
+            bare = resident_mib(INTERPRETER, bundle, arguments.steps, python)
+            resident, peak = device_mib(folder, bundle, arguments.steps, python)
+            print(f"  {runtime}, interpreter and numpy   {bare:7.1f} MiB   ratio {bare / keras:4.2f}")
+            verdict = "met" if resident <= GOAL_MIB else "missed"
             print(
-                f"  {runtime}, pollen-edge whole       {resident:7.1f} MB   ratio {resident / keras:4.2f}"
-                f"   peak {peak:.1f} MB   goal {GOAL_MB} MB: {verdict}"
+                f"  {runtime}, pollen-edge whole       {resident:7.1f} MiB   ratio {resident / keras:4.2f}"
+                f"   peak {peak:.1f} MiB   goal {GOAL_MIB} MiB: {verdict}"
             )
 
 

@@ -20,6 +20,7 @@ ENCODINGS: Final[tuple[Encoding, ...]] = get_args(Encoding)
 
 Vector = npt.NDArray[np.float32]
 
+SHOWN_NAME: Final = 64  # characters of a foreign name that an error repeats
 _F16_LARGEST: Final = float(np.finfo(np.float16).max)
 
 
@@ -52,7 +53,8 @@ def encode(
     if encoding == "f32":
         return dict(views)
     if encoding == "f16":
-        return {name: np.clip(v, -_F16_LARGEST, _F16_LARGEST).astype(np.float16) for name, v in views.items()}
+        # asarray: numpy makes a scalar of every result without a dimension.
+        return {name: np.asarray(np.clip(v, -_F16_LARGEST, _F16_LARGEST), np.float16) for name, v in views.items()}
     return {name: _quantise(view, generator) for name, view in views.items()}
 
 
@@ -62,7 +64,7 @@ def _quantise(values: Vector, generator: np.random.Generator) -> dict[str, Any]:
     if scale == 0.0:  # also when the division underflows: such values are below any step worth sending
         return {"scale": 0.0, "q": np.zeros(values.shape, np.int8)}
     codes = np.floor(values / np.float32(scale) + generator.random(values.shape, dtype=np.float32))
-    return {"scale": scale, "q": np.clip(codes, -127, 127).astype(np.int8)}
+    return {"scale": scale, "q": np.asarray(np.clip(codes, -127, 127), np.int8)}
 
 
 def decode_into(out: Vector, wire: Any, tensors: Sequence[Tensor]) -> None:
@@ -74,7 +76,8 @@ def decode_into(out: Vector, wire: Any, tensors: Sequence[Tensor]) -> None:
     if not isinstance(wire, dict):
         raise MessageError("delta must be a map of named tensors")
     if len(wire) != len(tensors):
-        unknown = sorted(str(name) for name in wire if name not in {tensor.name for tensor in tensors})
+        known = {tensor.name for tensor in tensors}
+        unknown = sorted(str(name)[:SHOWN_NAME] for name in wire if name not in known)
         raise MessageError(f"delta has {len(wire)} tensors, the model has {len(tensors)}; unknown: {unknown[:3]}")
     start = 0
     for tensor in tensors:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pollen import messages
+from pollen.fields import MAX_TEXT
 from pollen.messages import Outcome, Receipt
 from pollen.systemd import Watchdog
 from server.async_strategy import AsynchronousStrategy
@@ -148,10 +149,11 @@ class MergeLoop:
         try:
             staleness = admit(arrival, self._model, self._scratch)
         except RefusedError as refusal:
-            group.rejections.append((arrival.device, str(refusal)))
+            reason = str(refusal)[:MAX_TEXT]
+            group.rejections.append((arrival.device, reason))
             self._fail(arrival.device)
             self._answer(
-                arrival, task, Receipt(task, arrival.seq, "rejected", self._model.version, reason=str(refusal)), group
+                arrival, task, Receipt(task, arrival.seq, "rejected", self._model.version, reason=reason), group
             )
             return
         base = self._model.snapshot(arrival.base) if arrival.base_weights is None else arrival.base_weights
