@@ -3,8 +3,8 @@
     python -m benchmarks.device_memory
     python -m benchmarks.device_memory --steps 1000 --tflite .venv-tflite/bin/python
 
-Memory is in MiB, as Linux tools print it. The device is a real pollen-edge that replays a recording through a real broker, gateway and server; it trains an MLP
-of 20,000 parameters. Keras trains the same model on the same kind of data with `train_on_batch`.
+The device is a real pollen-edge that replays a recording through a real broker, gateway and server; it trains an MLP
+of 20,000 parameters. Keras trains the same model on the same kind of data with `train_on_batch`. Memory is in MiB.
 """
 
 import argparse

@@ -60,7 +60,7 @@ def encode(
 
 def _quantise(values: Vector, generator: np.random.Generator) -> dict[str, Any]:
     largest = float(np.max(np.abs(values), initial=0.0))
-    scale = largest / 127
+    scale = float(np.float32(largest / 127))
     if scale == 0.0:  # also when the division underflows: such values are below any step worth sending
         return {"scale": 0.0, "q": np.zeros(values.shape, np.int8)}
     codes = np.floor(values / np.float32(scale) + generator.random(values.shape, dtype=np.float32))

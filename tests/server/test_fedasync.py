@@ -138,6 +138,8 @@ def test_a_strategys_state_survives_a_restart() -> None:
         ({"rule": "fedasync", "alpha": 0}, "alpha"),
         ({"rule": "fedasync", "alpha": 1.5}, "alpha"),
         ({"rule": "fedasync", "a": -1}, "a"),
+        ({"rule": "fedasync", "staleness": "polynomail"}, "polynomail"),
+        ({"rule": "fedasync", "direction": "sideways"}, "direction"),
         ({"sample_weight_cap": 0.5}, "sample_weight_cap"),
     ],
 )
