@@ -1,0 +1,34 @@
+# Two commands matter: `make demo` and `make test`. What they do stands in scripts/.
+# Works from any folder: make -C /path/to/pollen demo
+
+ROOT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
+PYTHON := $(ROOT)/.venv/bin/python
+
+.PHONY: help demo test bench clean
+
+help:
+	@echo "make demo    a fleet learns from this machine's sensors, live; options: make demo ARGS=\"--minutes 1 --devices 4\""
+	@echo "make test    ruff, mypy --strict and pytest, with everything they need"
+	@echo "make bench   the measurements of benchmarks/, as ratios"
+	@echo "make clean   remove what was installed and cached here; runs/ stays"
+
+demo:
+	@$(ROOT)/scripts/environment .venv demo
+	@cd $(ROOT) && exec .venv/bin/python -m pollen.demo.command $(ARGS)
+
+test:
+	@$(ROOT)/scripts/environment .venv dev
+	@$(ROOT)/scripts/environment-tflite
+	@$(ROOT)/scripts/check $(ARGS)
+
+bench:
+	@$(ROOT)/scripts/environment .venv dev
+	@$(ROOT)/scripts/environment-tflite
+	@cd $(ROOT) && $(PYTHON) -m benchmarks.end_to_end
+	@cd $(ROOT) && $(PYTHON) -m benchmarks.merge_speed
+	@cd $(ROOT) && $(PYTHON) -m benchmarks.device_memory --tflite .venv-tflite/bin/python
+
+clean:
+	rm -rf $(ROOT)/.venv $(ROOT)/.venv-tflite $(ROOT)/.cache $(ROOT)/build $(ROOT)/*.egg-info \
+	    $(ROOT)/.mypy_cache $(ROOT)/.ruff_cache $(ROOT)/.pytest_cache $(ROOT)/.hypothesis
+	find $(ROOT) -name __pycache__ -type d -not -path '*/.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""`pollen demo`: a whole fleet on one machine, as real processes, watched while it learns."""
