@@ -20,9 +20,10 @@ LARGEST_BACK_OFF: Final = 10  # times retry_s
 
 @dataclass(slots=True)
 class _Attempts:
-    """How often a row was published on this connection, and when it is next due (monotonic seconds)."""
+    """How often a row was published on this connection, when last, and when it is next due (monotonic seconds)."""
 
     count: int = 0
+    published: float = float("-inf")
     due: float = 0.0
 
 
@@ -102,9 +103,13 @@ class Delivery:
         return row
 
     def repeat(self, task: bytes) -> None:
-        """The server asks again for an answered task: its row is due now."""
-        if task in self._attempts:
-            self._attempts[task].due = 0.0
+        """The server asks again for an answered task: its row is due now.
+
+        Unless it has only just been published: every birth makes the server ask, and every connection publishes.
+        """
+        attempts = self._attempts.get(task)
+        if attempts is not None and self._clock.monotonic() - attempts.published >= UNHEARD_S:
+            attempts.due = 0.0
 
     def advance(self) -> None:
         """Publish the next due row when nothing is in flight."""
@@ -144,4 +149,5 @@ class Delivery:
         if attempts.count:
             LOG.info("%s %d published again: no receipt yet", row.leaf, row.seq)
         attempts.count += 1
+        attempts.published = now
         self._in_flight = (ticket, row)

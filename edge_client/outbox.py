@@ -195,7 +195,7 @@ class Outbox:
 
     def _prepare(self, limit_bytes: int) -> None:
         execute = self._database.execute
-        (check,) = execute("PRAGMA quick_check(1)").fetchone()
+        check = " ".join(execute("PRAGMA quick_check(1)").fetchone()[0].split())  # its finding may have lines
         if check != "ok":
             raise StoreError(f"{self._path}: the outbox is damaged ({check}); move it away to start an empty one")
         (version,) = execute("PRAGMA user_version").fetchone()

@@ -41,11 +41,17 @@ class BridgeLoop:
     def __init__(self, settings: Gateway) -> None:
         self._settings = settings
         self._roster = Roster()
-        self._intake = Intake(settings, on_upload=self._send, on_state=self._roster.put, on_vitals=self._on_vitals)
         self._woken, self._waker = os.pipe()
         os.set_blocking(self._woken, False)
         os.set_blocking(self._waker, False)
         self._uplink = Uplink(settings.server, Hello(settings.name, settings.fleet, __version__), self._wake)
+        self._intake = Intake(
+            settings,
+            on_upload=self._send,
+            on_state=self._roster.put,
+            on_vitals=self._on_vitals,
+            on_forgotten=self._uplink.redial,
+        )
         self._stream: OutQueue | None = None
         self._frames: deque[Frame] = deque()  # taken from the stream, not yet handled
         self._ready = False

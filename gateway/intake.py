@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.client import Client, ConnectFlags, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -39,7 +39,8 @@ class Intake:
 
     The loop watches `fileno` and calls `read`, `write` and `attend`. What arrives goes to
     `on_upload(upload)`, `on_state(device, payload)` and `on_vitals(device, payload)`. An update or result is
-    acknowledged to the broker once `accept` was called for it and everything before it.
+    acknowledged to the broker once `accept` was called for it and everything before it. `on_forgotten()`: the broker
+    no longer knows the session it had with us, so it may have lost the retained models too.
     """
 
     def __init__(
@@ -49,11 +50,13 @@ class Intake:
         on_upload: Callable[[Upload], None],
         on_state: Callable[[str, bytes], None],
         on_vitals: Callable[[str, bytes], None],
+        on_forgotten: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._on_upload = on_upload
         self._on_state = on_state
         self._on_vitals = on_vitals
+        self._on_forgotten = on_forgotten
         self.ignored = 0  # messages dropped for their topic or size
         self.deliveries = Deliveries()
         self.subscribed = False
@@ -185,7 +188,7 @@ class Intake:
         return tuple(topics.shared(group, topics.device(fleet, "+", leaf)) for leaf in leaves)
 
     def _on_connect(
-        self, client: Client, _userdata: Any, _flags: Any, reason: ReasonCode, properties: Properties | None
+        self, client: Client, _userdata: Any, flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
     ) -> None:
         if reason.is_failure:
             why = _HOPELESS.get(reason.value, str(reason))
@@ -195,6 +198,9 @@ class Intake:
             else:
                 LOG.error("%s; trying again", refusal)
             return
+        if self._welcomed and not flags.session_present:
+            LOG.warning("broker at %s has lost its state; it gets the models again", self._address)
+            self._on_forgotten()
         self._welcomed = True
         self._backoff.connected()
         self.publishing.connected(properties)

@@ -70,6 +70,12 @@ class Uplink:
         except queue.Empty:
             return None
 
+    def redial(self) -> None:
+        """Open a new stream in place of the present one: the server then sends its models again."""
+        call = self._call
+        if call is not None:
+            call.cancel()
+
     def stop(self) -> None:
         """Close the stream and end the thread."""
         self._stopped.set()

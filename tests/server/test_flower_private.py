@@ -144,8 +144,9 @@ def test_our_evaluation_reads_like_a_legacy_clients() -> None:
 
 
 def test_a_message_of_the_new_api_is_not_legacy() -> None:
-    record = {"arrays": ArrayRecord({"w": Array(WEIGHTS[0])}), "config": ConfigRecord({"lr": 0.1})}
-    assert not flower_private.is_legacy(RecordDict(record))
+    content = RecordDict({"arrays": ArrayRecord({"w": Array(WEIGHTS[0])})})
+    content["config"] = ConfigRecord({"lr": 0.1})
+    assert not flower_private.is_legacy(content)
 
 
 def test_an_answer_of_the_new_api_is_no_fit_result() -> None:
