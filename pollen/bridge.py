@@ -110,7 +110,7 @@ def decode(message: bytes) -> list[Frame]:
 
 
 def _decode_frame(item: Any) -> Frame:
-    if not isinstance(item, list) or not item or item[0] not in _KINDS:
+    if not isinstance(item, list) or not item or not isinstance(item[0], str) or item[0] not in _KINDS:
         raise MessageError("bridge: a frame of an unknown kind; gateway and server must be of the same release")
     kind = _KINDS[item[0]]
     annotations = kind.__annotations__

@@ -74,7 +74,7 @@ class Fields:
         """One of `choices`."""
         value = self._get(name, _REQUIRED)
         for known in choices:
-            if value == known:
+            if isinstance(value, str) and value == known:
                 return known
         raise self._wrong(name, "one of " + ", ".join(choices))
 

@@ -263,10 +263,10 @@ def _open(payload: bytes, limit_bytes: int, kind: str) -> Fields:
     value = cbor.decode(payload, limit_bytes)
     if not isinstance(value, dict):
         raise MessageError(f"{kind}: a message must be a map")
-    if value.get("v") != VERSION:
-        raise MessageError(
-            f"{kind}: message version {value.get('v')!r} is not known here; this software speaks {VERSION}"
-        )
+    version = value.get("v")
+    if type(version) is not int or version != VERSION:
+        shown = version if type(version) is int else f"of type {type(version).__name__}"
+        raise MessageError(f"{kind}: message version {shown} is not known here; this software speaks {VERSION}")
     return Fields(value, kind)
 
 

@@ -76,8 +76,13 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml_value(item) for item in value) + "]"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_toml_value(item)}" for key, item in value.items()) + "}"
-    return json.dumps(str(value), ensure_ascii=False)
+        return "{" + ", ".join(f"{_toml_text(key)} = {_toml_value(item)}" for key, item in value.items()) + "}"
+    return _toml_text(str(value))
+
+
+def _toml_text(text: str) -> str:
+    # As in JSON, but TOML 1.0 knows no surrogate escapes, and DEL must be escaped.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _variables(cls: type[Any], keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -123,7 +128,7 @@ def _build(cls: type[Any], table: Any, prefix: str, source: str, folder: Path) -
             raise SettingsError(f"{source}: {prefix}{name} is missing; set it there or in the environment")
     try:
         return cls(**values)
-    except ValueError as error:
+    except (ValueError, SettingsError) as error:
         raise SettingsError(f"{source}: {prefix}{error}") from error
 
 

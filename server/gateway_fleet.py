@@ -1,11 +1,13 @@
 """The merge loop's view of a GatewayGrid: raw updates in, receipts and tasks out, no Flower message in between."""
 
 import functools
+import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from pollen import messages
 from pollen.encoding import decode_into
 from pollen.errors import MessageError
+from pollen.fields import MAX_TEXT
 from pollen.identity import node_id
 from pollen.messages import Scalar, Update
 from server.fleet import Node, Settled
@@ -14,6 +16,8 @@ from server.guard import Arrival
 from server.model import GlobalModel
 from server.rules.rule import Vector
 from server.tasks import OpenTask
+
+LOG = logging.getLogger("pollen.server.fleet")
 
 TaskConfig = Callable[[int, Sequence[Node]], dict[int, dict[str, Scalar]]]
 
@@ -82,8 +86,11 @@ class GatewayFleet:
             if delivery.leaf != "update":
                 raise MessageError(f"nothing is known of a {delivery.leaf} message")
             update = messages.decode_update(delivery.payload, self._limit)
-        except MessageError as error:
-            reason = unreadable(delivery, error)
+        except Exception as error:
+            if not isinstance(error, MessageError):
+                # A decoder must raise nothing else; if one does, the sender is refused and the fleet goes on.
+                LOG.exception("%s: a %s could not be decoded", delivery.device, delivery.leaf)
+            reason = unreadable(delivery, error)[:MAX_TEXT]
             return Arrival(delivery.device, node, None, error=reason, size_bytes=size, handle=delivery)
         return Arrival(
             device=delivery.device,

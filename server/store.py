@@ -185,12 +185,17 @@ class StateStore:
 def _rows(tasks: Iterable[OpenTask]) -> Iterator[tuple[Any, ...]]:
     for task in tasks:
         config = cbor.encode(dict(task.config))
-        yield task.device, task.task, task.node, task.kind, task.version, task.opened_at, config
+        yield task.device, task.task, _signed(task.node), task.kind, task.version, task.opened_at, config
+
+
+def _signed(node: int) -> int:
+    """A node id as SQLite keeps it: those that Flower draws have 64 bits and no sign."""
+    return node - 2**64 if node >= 2**63 else node
 
 
 def _open_task(row: tuple[Any, ...]) -> OpenTask:
     task, node, device, kind, version, opened_at, config = row
-    return OpenTask(task, node, device, kind, version, opened_at, cbor.decode(config, len(config)))
+    return OpenTask(task, node % 2**64, device, kind, version, opened_at, cbor.decode(config, len(config)))
 
 
 def _vector(blob: bytes) -> Vector:

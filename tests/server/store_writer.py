@@ -33,14 +33,15 @@ def task(number: int) -> OpenTask:
 
 def begin(store: StateStore) -> None:
     store.begin(b"bundle".ljust(32), 0, weights(0), {"mean": 0.0})
-    store.commit(Commit(0, opened=[task(number) for number in range(5)]))
 
 
 def step(store: StateStore, number: int) -> None:
-    """Merge the answer to task `number - 1`, give the device its next task; every third version is published."""
+    """Merge the answer to task `number - 1`, give the device its next task, the first time all devices theirs; every
+    third version is published."""
     done = task(number - 1)
+    opened = [task(number + 4)] if number > 1 else [task(first) for first in range(1, 6)]
     answer = Answer(done.task, done.device, number, b"receipt %d" % number)
-    store.commit(Commit(number, weights(number), {"mean": number / 7, "count": number}, [answer], [task(number + 4)]))
+    store.commit(Commit(number, weights(number), {"mean": number / 7, "count": number}, [answer], opened))
     if number % 3 == 0:
         store.publish(number, weights(number), range(max(0, number - 9), number, 3))
 
@@ -60,8 +61,8 @@ def version(path: Path) -> int:
     return int(found[1])
 
 
-def run_for_ever(path: Path) -> None:
-    """Go on where the store stands."""
+def run_for_ever(path: Path, started: int) -> None:
+    """Go on where the store stands; write to the descriptor `started` after the first step."""
     store = StateStore(path)
     stored = store.load()
     if stored is None:
@@ -73,6 +74,7 @@ def run_for_ever(path: Path) -> None:
     while True:
         number += 1
         step(store, number)
+        os.write(started, b".")
 
 
 def main(folder: Path, kills: int, seed: int) -> None:
@@ -80,16 +82,21 @@ def main(folder: Path, kills: int, seed: int) -> None:
     chance = random.Random(seed)
     path = folder / "state.sqlite"
     for number in range(kills):
+        steps, started = os.pipe()
         child = os.fork()
         if child == 0:
             try:
-                run_for_ever(path)
+                run_for_ever(path, started)
             finally:
                 os._exit(1)
+        os.close(started)
+        if number % 2:  # the others may be killed before they did anything
+            os.read(steps, 1)
         time.sleep(chance.uniform(0.0, 0.04))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         assert os.WIFSIGNALED(status), f"the writer ended by itself: {status}"
+        os.close(steps)
         crashed = folder / f"crashed-{number:03d}"
         crashed.mkdir()
         for file in folder.glob("state.sqlite*"):

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +55,8 @@ def test_after_each_kill_the_store_equals_an_uninterrupted_runs_prefix(tmp_path:
         compared.add(stored.version)
     replay.close()
     print(f"{len(compared)} versions compared up to {reached}, {hot} wrecks with a write-ahead log")
-    assert len(compared) >= KILLS // 4
-    assert reached > KILLS
+    assert len(compared) >= KILLS // 2
+    assert reached >= KILLS // 2
 
 
 def test_a_reopened_store_gives_back_what_was_committed(tmp_path: Path) -> None:
@@ -75,6 +76,18 @@ def test_a_reopened_store_gives_back_what_was_committed(tmp_path: Path) -> None:
     assert [(version, weights is not None) for version, weights in stored.issued] == [(3, True), (6, True)]
     assert store.answer(b"%016d" % 4) == Answer(b"%016d" % 4, "pi-4", 5, b"receipt 5")
     assert store.answer(b"never seen".ljust(16)) is None
+    store.close()
+
+
+@pytest.mark.parametrize("node", [0, 2, 2**63 - 1, 2**63, 2**64 - 1])
+def test_every_node_id_that_flower_may_draw_is_kept(tmp_path: Path, node: int) -> None:
+    task = replace(store_writer.task(1), node=node)
+    store = StateStore(tmp_path / "state.sqlite")
+    store_writer.begin(store)
+    store.commit(Commit(0, opened=[task]))
+    stored = store.load()
+    assert stored is not None
+    assert task in stored.open_tasks
     store.close()
 
 

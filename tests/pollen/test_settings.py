@@ -1,0 +1,222 @@
+"""Settings: each error names file and field, variables win over the file, secrets are never shown."""
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_client.settings import EdgeSettings
+from gateway.settings import Gateway
+from pollen import settings
+from pollen.errors import SettingsError
+from pollen.settings import SECRET
+from server.settings import Settings as ServerSettings
+
+
+@dataclass(frozen=True)
+class Inner:
+    port: int = 1
+    rate: float = 0.5
+    password: str = field(default="", metadata=SECRET)
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.port > 9:
+            raise ValueError(f"port = {self.port} must be at most 9")
+
+
+@dataclass(frozen=True)
+class Example:
+    name: str
+    flag: bool = False
+    kind: Literal["a", "b"] = "a"
+    file: Path | None = None
+    extra: dict[str, bool | int | float | str] = field(default_factory=dict)
+    inner: Inner = field(default_factory=Inner)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "example.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_whole_file_is_read(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        'name = "n"\nflag = true\nkind = "b"\nfile = "data/x.npz"\nextra = {a = 1, b = "t", c = true, d = 0.5}\n'
+        '[inner]\nport = 7\nrate = 2\npassword = "p"\nnames = ["x", "y"]\n',
+    )
+    loaded = settings.load(Example, path, {})
+    assert loaded == Example(
+        "n", True, "b", tmp_path / "data/x.npz", {"a": 1, "b": "t", "c": True, "d": 0.5}, Inner(7, 2.0, "p", ("x", "y"))
+    )
+    assert isinstance(loaded.inner.rate, float)
+
+
+def test_an_absolute_path_stays(tmp_path: Path) -> None:
+    assert settings.load(Example, write(tmp_path, 'name = "n"\nfile = "/etc/x"'), {}).file == Path("/etc/x")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "name is missing"),
+        ("name = 5", "name = 5 must be text"),
+        ('name = "n"\nflag = 1', "flag = 1 must be true or false"),
+        ('name = "n"\nkind = "c"', "kind = 'c' must be one of 'a', 'b'"),
+        ('name = "n"\nfile = 3', "file = 3 must be text"),
+        ('name = "n"\nextra = 3', "extra = 3 must be a table"),
+        ('name = "n"\nextra = {a = [1]}', "must be a table of numbers, texts or switches"),
+        ('name = "n"\ninner = 3', "inner must be a table, [inner]"),
+        ('name = "n"\n[inner]\nport = 1.5', "inner.port = 1.5 must be a whole number"),
+        ('name = "n"\n[inner]\nport = true', "inner.port = True must be a whole number"),
+        ('name = "n"\n[inner]\nport = "1"', "inner.port = '1' must be a whole number"),
+        ('name = "n"\n[inner]\nport = 10', "inner.port = 10 must be at most 9"),
+        ('name = "n"\n[inner]\nrate = "fast"', "inner.rate = 'fast' must be a number"),
+        ('name = "n"\n[inner]\nnames = "x"', "inner.names = 'x' must be a list"),
+        ('name = "n"\n[inner]\nnames = [1]', "inner.names = 1 must be text"),
+        ('name = "n"\n[inner]\nprot = 1', "inner.prot is no setting here; known: names, password, port, rate"),
+        ('name = "n"\nnmae = 1', "nmae is no setting here; known: extra, file, flag, inner, kind, name"),
+        ('name = "n', "can't be read as TOML"),
+    ],
+)
+def test_an_error_names_the_file_and_the_field(tmp_path: Path, text: str, says: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(SettingsError) as refusal:
+        settings.load(Example, path, {})
+    assert str(refusal.value).startswith(f"{path}: ")
+    assert says in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_missing_file_and_one_that_is_no_text_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"nowhere\.toml: no such settings file; create it"):
+        settings.load(Example, tmp_path / "nowhere.toml", {})
+    path = tmp_path / "example.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingsError, match=r"example\.toml: can't be read as TOML"):
+        settings.load(Example, path, {})
+    with pytest.raises(SettingsError, match="can't be read"):
+        settings.load(Example, tmp_path, {})
+
+
+def test_variables_win_over_the_file_and_suffice_alone(tmp_path: Path) -> None:
+    environment = {
+        "POLLEN_NAME": "from the environment",
+        "POLLEN_FLAG": "TRUE",
+        "POLLEN_KIND": "b",
+        "POLLEN_FILE": "relative",
+        "POLLEN_INNER_PORT": "8",
+        "POLLEN_INNER_RATE": "1e-3",
+        "POLLEN_INNER_NAMES": "x, y,,z",
+        "UNRELATED": "x",
+    }
+    expected = Example("from the environment", True, "b", Path("relative"), {}, Inner(8, 1e-3, "", ("x", "y", "z")))
+    assert settings.load(Example, None, environment) == expected
+    path = write(tmp_path, 'name = "n"\n[inner]\nport = 2\npassword = "stays"')
+    loaded = settings.load(Example, path, environment)
+    assert (loaded.name, loaded.inner.port, loaded.inner.password) == ("from the environment", 8, "stays")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("POLLEN_INNER_PORT", "eight", "inner.port = 'eight' must be a number"),
+        ("POLLEN_INNER_PORT", "10", "port = 10 must be at most 9"),
+        ("POLLEN_FLAG", "yes", "flag = 'yes' must be true or false"),
+        ("POLLEN_KIND", "z", "kind = 'z' must be one of"),
+    ],
+)
+def test_a_wrong_variable_is_refused_by_its_field(variable: str, value: str, says: str) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        settings.load(Example, None, {"POLLEN_NAME": "n", variable: value})
+    assert str(refusal.value).startswith("environment: ")
+    assert says in str(refusal.value)
+
+
+def test_a_variable_for_a_table_that_the_file_has_as_a_value_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="POLLEN_INNER_PORT: 'inner' in the settings file is a value"):
+        settings.load(Example, write(tmp_path, 'name = "n"\ninner = 3'), {"POLLEN_INNER_PORT": "1"})
+
+
+texts = st.text(max_size=20)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+examples = st.builds(
+    Example,
+    texts,
+    st.booleans(),
+    st.sampled_from(["a", "b"]),
+    st.none() | st.sampled_from([Path("/a/b c"), Path("/ü")]),
+    st.dictionaries(texts, st.booleans() | st.integers(-(2**60), 2**60) | numbers | texts, max_size=3),
+    st.builds(Inner, st.integers(-9, 9), numbers, texts, st.lists(texts, max_size=3).map(tuple)),
+)
+
+
+@given(examples)
+def test_what_is_written_as_toml_is_read_back_the_same(tmp_path_factory: Any, example: Example) -> None:
+    path = tmp_path_factory.getbasetemp() / "round-trip.toml"
+    path.write_text(settings.to_toml(example, show_secrets=True), encoding="utf-8")
+    assert settings.load(Example, path, {}) == example
+
+
+@given(examples)
+def test_secrets_are_masked(example: Example) -> None:
+    shown = tomllib.loads(settings.to_toml(example))
+    assert shown["inner"]["password"] == ("********" if example.inner.password else "")
+    assert tomllib.loads(settings.to_toml(example, show_secrets=True))["inner"]["password"] == example.inner.password
+
+
+@pytest.mark.parametrize(
+    ("cls", "least"),
+    [
+        (EdgeSettings, 'device = "pi-1"\nfleet = "f"\nmodel = "m"\n'),
+        (Gateway, 'fleet = "f"\n'),
+        (ServerSettings, 'bundle = "m.bundle"\nstate_dir = "state"\n'),
+    ],
+)
+def test_each_roles_settings_need_little_and_are_read_back_as_shown(tmp_path: Path, cls: type[Any], least: str) -> None:
+    loaded = settings.load(cls, write(tmp_path, least), {})
+    again = tmp_path / "again.toml"
+    again.write_text(settings.to_toml(loaded))
+    assert settings.load(cls, again, {}) == loaded
+
+
+@pytest.mark.parametrize(
+    ("cls", "text", "says"),
+    [
+        (EdgeSettings, 'device = "a b"\nfleet = "f"\nmodel = "m"', "device = 'a b' must be"),
+        (
+            EdgeSettings,
+            'device = "d"\nfleet = "f"\nmodel = "m"\n[sensor]\nperiod_s = 0',
+            "sensor.period_s = 0.0 must be",
+        ),
+        (EdgeSettings, 'device = "d"\nfleet = "f"\nmodel = "m"\n[upload]\nencoding = "q4"', "upload.encoding = 'q4'"),
+        (EdgeSettings, 'device = "d"\nfleet = "f"\nmodel = "m"\n[broker]\nport = 0', "broker.port = 0 must be from 1"),
+        (Gateway, 'fleet = "f"\n[broker]\ncertificate = "c"', "broker.certificate and key belong together"),
+        (Gateway, 'fleet = "f"\n[limits]\nupdate_bytes = 0', "limits.update_bytes = 0 must be from 1"),
+        (Gateway, 'fleet = "f"\n[server]\nhost = "example.org"', "server.host = 'example.org' is not loopback"),
+        (
+            ServerSettings,
+            'bundle = "b"\nstate_dir = "s"\n[merge]\nsample_weighting = "no"',
+            "merge.sample_weighting = 'no'",
+        ),
+        (ServerSettings, 'bundle = "b"\nstate_dir = "s"\n[merge]\nsnapshots = 0', "merge.snapshots = 0 must be"),
+        (ServerSettings, 'bundle = "b"\nstate_dir = "s"\n[task]\nttl_s = 0', "task.ttl_s = 0.0 must be above 0"),
+        (ServerSettings, 'bundle = "b"\nstate_dir = "s"\n[listen]\nhost = "0.0.0.0"', "listen.host = '0.0.0.0' is not"),
+        (ServerSettings, 'bundle = "b"\nstate_dir = "s"\n[logging]\nlevel = "loud"', "logging.level = 'loud' must be"),
+        (ServerSettings, 'bundle = "b"\nstate_dir = "s"\nfleet = "a/b"', "fleet"),
+    ],
+)
+def test_a_roles_wrong_setting_is_refused_with_file_table_and_field(
+    tmp_path: Path, cls: type[Any], text: str, says: str
+) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(SettingsError) as refusal:
+        settings.load(cls, path, {})
+    assert str(path) in str(refusal.value)
+    assert says in str(refusal.value)
