@@ -23,6 +23,9 @@ LOG = logging.getLogger("pollen.gateway.uplink")
 # Batches of frames that may wait for the loop; beyond, reading stops and gRPC's flow control holds the server.
 _WAITING_EVENTS: Final = 4
 _DIAL_S: Final = 5.0
+# After a dial grpc looks every 0.2 s, in a thread, whether anyone still wants to know the channel's state, and prints a
+# traceback when the channel is closed under it.
+_SETTLE_S: Final = 0.3
 
 OutQueue = SimpleQueue[Frame | None]
 
@@ -101,6 +104,7 @@ class Uplink:
             if not self._dial(channel):
                 if not self._stopped.is_set():
                     LOG.warning("server at %s is not reachable: %s; trying again", target, _why(channel))
+                time.sleep(_SETTLE_S)
                 return
             out: OutQueue = SimpleQueue()
             out.put(self._hello)
@@ -114,6 +118,7 @@ class Uplink:
                 self._call.cancel()
                 out.put(None)  # ends `batches`, which waits in a thread of grpc's
                 self._put(StreamDown())
+                time.sleep(_SETTLE_S)
 
     def _dial(self, channel: Any) -> bool:
         """Wait until the channel is connected; False when it takes too long or the uplink is being stopped."""
