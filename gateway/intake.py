@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any, Final
 
 from paho.mqtt.client import Client, ConnectFlags, MQTTMessage
@@ -260,7 +261,7 @@ class Intake:
         if topic is not None and message.qos and leaf in ("update", "result"):
             if len(payload) > self._settings.limits.update_bytes:
                 # The server answers the device's open task in its place, or it would send this for ever.
-                leaf, payload = "oversize", b"%d" % len(payload)
+                leaf, payload = "oversize", b"%d %s" % (len(payload), sha256(payload).hexdigest().encode())
             self._on_upload(self.deliveries.add(message.mid, topic.device, leaf, payload))
             return
         if message.qos:

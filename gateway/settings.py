@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Final
 
 from pollen import bridge
-from pollen.broker import LOOPBACK, Broker
+from pollen.broker import Broker
 from pollen.identity import is_name
 from pollen.messages import SMALL_BYTES
 from pollen.service import Logging
+from pollen.tls import check_endpoint
 
 MAX_UPDATE_BYTES: Final = bridge.MAX_MESSAGE_BYTES // 2
+MOST_UNACKNOWLEDGED: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +27,7 @@ class Server:
     key: Path | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.port <= 65535:
-            raise ValueError(f"port = {self.port} must be from 1 to 65535")
-        given = [file is not None for file in (self.ca, self.certificate, self.key)]
-        if any(given) != all(given):
-            raise ValueError("ca, certificate and key belong together; set all three or none")
-        if self.host not in LOOPBACK and not all(given):
-            raise ValueError(f"host = {self.host!r} is not loopback: set ca, certificate and key for mutual TLS")
+        check_endpoint(self.host, self.port, self.ca, self.certificate, self.key)
 
     @property
     def target(self) -> str:
@@ -54,8 +50,8 @@ class Limits:
             raise ValueError(f"update_bytes = {self.update_bytes} must be from 1 to {MAX_UPDATE_BYTES}")
         if not 1 <= self.message_bytes <= MAX_UPDATE_BYTES:
             raise ValueError(f"message_bytes = {self.message_bytes} must be from 1 to {MAX_UPDATE_BYTES}")
-        if not 1 <= self.receive_maximum <= 65535:
-            raise ValueError(f"receive_maximum = {self.receive_maximum} must be from 1 to 65535")
+        if not 1 <= self.receive_maximum <= MOST_UNACKNOWLEDGED:
+            raise ValueError(f"receive_maximum = {self.receive_maximum} must be from 1 to {MOST_UNACKNOWLEDGED}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,4 +148,4 @@ def batches(queue: "SimpleQueue[Frame | None]") -> Iterator[bytes]:
 
 def frame_bytes(frame: Frame) -> int:
     """About how many bytes `frame` takes."""
-    return 64 + len(getattr(frame, "payload", b""))
+    return 64 + len(getattr(frame, "payload", b"")) + 64 * len(getattr(frame, "deliveries", ()))

@@ -3,10 +3,18 @@
 import sys
 from importlib.metadata import EntryPoint, entry_points
 
-from pollen import __version__
+from pollen import __version__, logs
 from pollen.errors import PollenError, SettingsError
 
 GROUP = "pollen.commands"
+
+# Here and not beside the commands, as importing those costs seconds. A command of another package shows its origin.
+SUMMARIES = {
+    "compile": "turn a Keras model into a bundle that devices train",
+    "demo": "run a whole fleet on this machine: broker, gateway, server and devices",
+    "export": "write trained weights back into a Keras model",
+    "plot": "draw a run's history as PNG files",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,10 +36,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         code: int = commands[words[0]].load()(words[1:])
     except SettingsError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {logs.one_line(str(error))}", file=sys.stderr)
         return 2
     except PollenError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {logs.one_line(str(error))}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
         print(
@@ -42,13 +50,18 @@ def main(argv: list[str] | None = None) -> int:
     return code
 
 
+def _summary(command: EntryPoint) -> str:
+    return SUMMARIES.get(command.name, f"({command.value})")
+
+
 def _usage(commands: dict[str, EntryPoint]) -> str:
+    width = max(map(len, commands), default=0)
     return "\n".join(
         [
             "usage: pollen COMMAND …",
             "",
             "Federated online learning for fleets of small devices. Commands:",
-            *(f"  pollen {name}" for name in sorted(commands)),
+            *(f"  pollen {name:<{width}}  {_summary(commands[name])}" for name in sorted(commands)),
             "",
             "`pollen COMMAND --help` explains each, with examples. The services are pollen-edge, pollen-gateway",
             "and pollen-server.",

@@ -9,6 +9,9 @@ from pollen.errors import MessageError
 
 MAX_TEXT: Final = 1024
 MAX_ENTRIES: Final = 256
+# A map's names come back in histories and logs: 32 of 64 characters hold any device's metrics.
+MAX_NAME: Final = 64
+MAX_NAMED: Final = 32
 MAX_WHOLE: Final = 2**63 - 1
 
 _REQUIRED: Final = object()
@@ -79,26 +82,28 @@ class Fields:
         raise self._wrong(name, "one of " + ", ".join(choices))
 
     def reals(self, name: str) -> dict[str, float]:
-        """A map from short names to finite numbers, empty when the field is missing."""
+        """A map from at most 32 names of at most 64 characters to finite numbers, empty when the field is missing."""
         entries = self._entries(name)
         if not all(_is_finite(value) for value in entries.values()):
             raise self._wrong(name, "a map of finite numbers")
         return {key: float(value) for key, value in entries.items()}
 
     def scalars(self, name: str) -> dict[str, bool | int | float | str]:
-        """A map from short names to numbers, texts, true or false; empty when the field is missing."""
+        """As `reals`, but the values may also be texts of at most 1,024 characters, true or false."""
         entries = self._entries(name)
         for value in entries.values():
+            if isinstance(value, str) and len(value) > MAX_TEXT:
+                raise self._wrong(name, f"a map with texts of at most {MAX_TEXT} characters")
             if not isinstance(value, bool | str) and not _is_finite(value):
                 raise self._wrong(name, "a map of finite numbers, texts, true or false")
         return dict(entries)
 
     def _entries(self, name: str) -> dict[str, Any]:
         value = self._get(name, {})
-        if not isinstance(value, dict) or len(value) > MAX_ENTRIES:
-            raise self._wrong(name, f"a map of at most {MAX_ENTRIES} entries")
-        if not all(isinstance(key, str) and len(key) <= MAX_TEXT for key in value):
-            raise self._wrong(name, "a map with text keys")
+        if not isinstance(value, dict) or len(value) > MAX_NAMED:
+            raise self._wrong(name, f"a map of at most {MAX_NAMED} entries")
+        if not all(isinstance(key, str) and len(key) <= MAX_NAME for key in value):
+            raise self._wrong(name, f"a map with text keys of at most {MAX_NAME} characters")
         return value
 
     def _get(self, name: str, default: Any) -> Any:

@@ -1,5 +1,6 @@
 """Who a device is: its name on the broker, and the Flower node id derived from it."""
 
+import functools
 import hashlib
 import re
 
@@ -23,6 +24,7 @@ def check_name(text: str, field: str) -> str:
     return text
 
 
+@functools.lru_cache(maxsize=65_536)
 def node_id(device: str) -> int:
     """The device's Flower node id: the first 63 bits of SHA-256 of its name, never 0 or 1.
 

@@ -116,7 +116,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """Measurements of a device by name; units are in the names (rss_bytes, temperature_celsius, …)."""
+    """Measurements of a device by name, at most 32; units are in the names (rss_bytes, temperature_celsius, …)."""
 
     values: Mapping[str, float]
 

@@ -73,10 +73,10 @@ def run(
         logs.setup(loaded.logging.level, loaded.logging.format)
         serve(loaded, stop_on_signals())
     except SettingsError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {logs.one_line(str(error))}\n")
         return 2
     except PollenError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {logs.one_line(str(error))}\n")
         return 1
     return 0
 

@@ -1,13 +1,16 @@
 """Typed settings: one TOML file plus `POLLEN_*` environment variables, into frozen dataclasses.
 
 A settings class is a dataclass whose fields are values or, for TOML tables, other settings classes. The variable
-for table `broker`, field `port` is `POLLEN_BROKER_PORT`; variables win over the file. A field's metadata may say
-`{"secret": True}` (never shown). Each error names the file, the field and the fix.
+for table `broker`, field `port` is `POLLEN_BROKER_PORT`; variables win over the file, and one for a table that has no
+such field is refused. A field's metadata may say `{"secret": True}` (never shown). Numbers must be finite. Each error
+names the file or the variable, the field and the fix.
 """
 
 import dataclasses
 import json
+import math
 import os
+import re
 import tomllib
 import types
 import typing
@@ -20,6 +23,7 @@ from pollen.errors import SettingsError
 T = TypeVar("T")
 
 SECRET: Final = {"secret": True}
+PREFIX: Final = "POLLEN_"
 _HIDDEN: Final = "********"
 
 
@@ -38,7 +42,9 @@ def load(cls: type[T], path: Path | None, environment: Mapping[str, str] = os.en
             raise SettingsError(f"{path}: no such settings file; create it or give another with --config") from error
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise SettingsError(f"{path}: can't be read as TOML: {error}") from error
-    for keys, variable in _variables(cls):
+    known = {variable: keys for keys, variable in _variables(cls)}
+    _refuse_unknown(cls, set(known), environment)
+    for variable, keys in known.items():
         if variable in environment:
             _put(table, keys, environment[variable], variable)
     folder = path.parent if path is not None else Path()
@@ -92,7 +98,22 @@ def _variables(cls: type[Any], keys: tuple[str, ...] = ()) -> Iterator[tuple[tup
         if dataclasses.is_dataclass(hints[item.name]):
             yield from _variables(hints[item.name], path)
         else:
-            yield path, "POLLEN_" + "_".join(path).upper()
+            yield path, PREFIX + "_".join(path).upper()
+
+
+def _refuse_unknown(cls: type[Any], known: set[str], environment: Mapping[str, str]) -> None:
+    """A variable for one of the tables of `cls` that names no field is a typing error, as in the file.
+
+    Other variables stay: they belong to other programs, or to a role that shares the environment.
+    """
+    hints = typing.get_type_hints(cls)
+    tables = [item.name for item in dataclasses.fields(cls) if dataclasses.is_dataclass(hints[item.name])]
+    for table in tables:
+        prefix = f"{PREFIX}{table.upper()}_"
+        for variable in environment:
+            if variable.startswith(prefix) and variable not in known:
+                fields = ", ".join(sorted(name for name in known if name.startswith(prefix)))
+                raise SettingsError(f"{variable}: [{table}] has no such setting; known: {fields}")
 
 
 def _put(table: dict[str, Any], keys: tuple[str, ...], text: str, variable: str) -> None:
@@ -100,13 +121,22 @@ def _put(table: dict[str, Any], keys: tuple[str, ...], text: str, variable: str)
         table = table.setdefault(key, {})
         if not isinstance(table, dict):
             raise SettingsError(f"{variable}: {key!r} in the settings file is a value, not a table")
-    table[keys[-1]] = _Text(text)
+    table[keys[-1]] = _Text(text, variable)
 
 
 class _Text(str):
-    """A value from the environment: text that stands for a number, a switch or a comma-separated list."""
+    """A value from the environment: text that stands for a number, a switch or a comma-separated list.
 
-    __slots__ = ()
+    `variable` is where it came from.
+    """
+
+    __slots__ = ("variable",)
+    variable: str
+
+    def __new__(cls, text: str, variable: str) -> "_Text":
+        self = super().__new__(cls, text)
+        self.variable = variable
+        return self
 
 
 def _build(cls: type[Any], table: Any, prefix: str, source: str, folder: Path) -> Any:
@@ -129,7 +159,14 @@ def _build(cls: type[Any], table: Any, prefix: str, source: str, folder: Path) -
     try:
         return cls(**values)
     except (ValueError, SettingsError) as error:
-        raise SettingsError(f"{source}: {prefix}{error}") from error
+        raise SettingsError(f"{_origin(table, str(error), source)}: {prefix}{error}") from error
+
+
+def _origin(table: Mapping[str, Any], refusal: str, source: str) -> str:
+    """Whom to blame when a table's values were refused together: the variables among those that `refusal` names."""
+    named = set(re.findall(r"\w+", refusal))
+    variables = [value.variable for name, value in table.items() if name in named and isinstance(value, _Text)]
+    return ", ".join(variables) or source
 
 
 def _convert(value: Any, hint: Any, name: str, source: str, folder: Path) -> Any:
@@ -142,14 +179,14 @@ def _convert(value: Any, hint: Any, name: str, source: str, folder: Path) -> Any
         raise _wrong(source, name, value, "one of " + ", ".join(map(repr, arguments)))
     if origin is tuple:
         if isinstance(value, _Text):
-            value = [_Text(part.strip()) for part in value.split(",") if part.strip()]
+            value = [_Text(part.strip(), value.variable) for part in value.split(",") if part.strip()]
         if not isinstance(value, list):
             raise _wrong(source, name, value, "a list")
         return tuple(_convert(item, arguments[0], name, source, folder) for item in value)
     if origin is dict:
-        if isinstance(value, dict) and all(isinstance(item, bool | int | float | str) for item in value.values()):
+        if isinstance(value, dict) and all(_is_scalar(item) for item in value.values()):
             return dict(value)
-        raise _wrong(source, name, value, "a table of numbers, texts or switches")
+        raise _wrong(source, name, value, "a table of finite numbers, texts or switches")
     return _convert_plain(value, hint, name, source, folder)
 
 
@@ -161,14 +198,7 @@ def _convert_plain(value: Any, hint: Any, name: str, source: str, folder: Path) 
             return value.lower() in ("true", "1")
         raise _wrong(source, name, value, "true or false")
     if hint in (int, float):
-        if isinstance(value, _Text):
-            try:
-                return hint(value)
-            except ValueError:
-                raise _wrong(source, name, value, "a number") from None
-        if isinstance(value, bool) or not isinstance(value, int if hint is int else int | float):
-            raise _wrong(source, name, value, "a whole number" if hint is int else "a number")
-        return hint(value)
+        return _convert_number(value, hint, name, source)
     if not isinstance(value, str):
         raise _wrong(source, name, value, "text")
     if hint is Path:
@@ -176,5 +206,24 @@ def _convert_plain(value: Any, hint: Any, name: str, source: str, folder: Path) 
     return str(value)
 
 
+def _convert_number(value: Any, hint: type[int] | type[float], name: str, source: str) -> int | float:
+    expected = "a whole number" if hint is int else "a finite number"
+    right = isinstance(value, _Text | int if hint is int else _Text | int | float)
+    if isinstance(value, bool) or not right:
+        raise _wrong(source, name, value, expected)
+    try:
+        number = hint(value)
+    except (ValueError, OverflowError):
+        raise _wrong(source, name, value, expected) from None
+    if hint is float and not math.isfinite(number):
+        raise _wrong(source, name, value, expected)
+    return number
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
+
+
 def _wrong(source: str, name: str, value: Any, expected: str) -> SettingsError:
-    return SettingsError(f"{source}: {name} = {value!r} must be {expected}")
+    origin = value.variable if isinstance(value, _Text) else source
+    return SettingsError(f"{origin}: {name} = {value!r} must be {expected}")

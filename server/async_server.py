@@ -1,13 +1,15 @@
 """AsyncServer: a Flower Server without rounds; every update is merged the moment it arrives."""
 
+import dataclasses
 import functools
+import hashlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
-import numpy as np
 from flwr.common import Parameters, ndarrays_to_parameters, parameters_to_ndarrays
 from flwr.common.typing import NDArrays
 from flwr.server import Server
@@ -20,16 +22,17 @@ from flwr.serverapp import Grid
 
 from pollen.bundle import Tensor
 from pollen.encoding import named
-from pollen.errors import PollenError, StoreError
+from pollen.errors import MessageError, PollenError, StoreError
 from pollen.messages import Scalar
 from server import flower_private
+from server.arrays import flatten
 from server.async_strategy import AsynchronousStrategy
 from server.client_manager import AsyncClientManager
 from server.evaluation import Evaluator, Score
 from server.fleet import Fleet, Node
 from server.gateway_fleet import GatewayFleet
 from server.gateway_grid import GatewayGrid
-from server.grid_fleet import GridFleet
+from server.grid_fleet import GridFleet, register_nodes
 from server.history import AsyncHistory
 from server.merge_loop import Limits, MergeLoop
 from server.model import GlobalModel
@@ -38,7 +41,8 @@ from server.store import StateStore, Stored
 
 LOG = logging.getLogger("pollen.server")
 
-FIRST_NODE_S = 300.0
+FIRST_NODE_S: Final = 300.0
+LOOK_S: Final = 0.5
 
 
 class AsyncServer(Server):
@@ -47,10 +51,11 @@ class AsyncServer(Server):
     strategy: a Flower strategy; its `initialize_parameters`, `configure_fit` (for the config it sends) and `evaluate`
     (on the server's data, beside the merging) are used. async_strategy: how updates are merged.
     It stops after `total_train_time` seconds or `merges` merges or when `stop` is set; with none of the three after
-    `num_rounds` updates a node, as many as a synchronous run of so many rounds would take.
+    `num_rounds` updates a node that is there at the start, as many as a synchronous run of so many rounds would take.
     waiting_interval: seconds between evaluations. publish_interval: seconds between snapshots for devices.
-    state: the SQLite file to resume from; None keeps it in memory. history: where to record (`AsyncHistory(path)`
-    writes JSON lines). snapshots: how many published versions stay available as base models.
+    state: the SQLite file to resume from; None keeps it in memory. On a Grid of ordinary nodes the shapes come from the
+    strategy's initial parameters, or else a client's, when it resumes as when it starts. history: where to record
+    (`AsyncHistory(path)` writes JSON lines). snapshots: how many published versions stay available as base models.
     """
 
     def __init__(
@@ -80,37 +85,42 @@ class AsyncServer(Server):
         self._stop = stop or threading.Event()
 
     def run(self, grid: Grid) -> AsyncHistory:
-        """Train on `grid` until a limit or `stop`; returns the history."""
-        self._train(grid, num_rounds=1)
+        """Train on `grid`, as one round, until a limit or `stop`; returns the history.
+
+        On a Grid of ordinary nodes, and without any limit, it waits for the first node; PollenError when none comes.
+        """
+        flower_private.ensure_task_identity(grid.run.run_id)
+        ordinary = not isinstance(grid, GatewayGrid)
+        waits = ordinary or self._unlimited
+        if not waits or self._wait_for_node(lambda: any(True for _ in grid.get_node_ids())):
+            if ordinary:
+                register_nodes(grid, self._clients)
+            self._train(grid, num_rounds=1, registers=ordinary)
         return self.history
 
     def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:  # noqa: ARG002 - Flower's signature
         """Flower's entry point: train on the Grid of the registered clients; returns (history, seconds)."""
         started = time.monotonic()
-        self._train(self._grid_of_clients(), num_rounds)
+        # `start_grid` asks the Grid for nodes whenever `num_available` is called, by itself only every 5 s.
+        if self._wait_for_node(lambda: self._clients.num_available() > 0):
+            self._train(self._grid_of_clients(), num_rounds, registers=False)
         return self.history, time.monotonic() - started
 
     def disconnect_all_clients(self, timeout: float | None) -> None:
         """Devices come and go by themselves: there is nobody to disconnect."""
 
-    def _train(self, grid: Grid, num_rounds: int) -> None:
-        bundle = grid.link.bundle if isinstance(grid, GatewayGrid) else None
+    def _train(self, grid: Grid, num_rounds: int, *, registers: bool) -> None:
         store = StateStore(self._state)
         try:
             stored = store.load()
-            initial = self._initial_arrays(None if bundle is None else bundle.weights, stored)
-            tensors = (
-                tuple(Tensor(str(i), array.shape) for i, array in enumerate(initial))
-                if bundle is None
-                else bundle.manifest.weights
-            )
-            self.model = self._model(store, stored, tensors, initial, bundle.digest if bundle else b"")
+            tensors, initial, origin = self._start_of(grid)
+            self.model = self._model(store, stored, tensors, initial, origin)
             task_config = functools.partial(self._task_config, grid)
             fleet: Fleet
             if isinstance(grid, GatewayGrid):
                 fleet = GatewayFleet(grid.link, task_config, grid.update_limit_bytes)
             else:
-                fleet = GridFleet(grid, self._clients, task_config)
+                fleet = GridFleet(grid, self._clients, tensors, task_config, registers=registers)
             evaluator = Evaluator(functools.partial(self._evaluate, tensors))
             loop = MergeLoop(
                 fleet=fleet,
@@ -119,7 +129,7 @@ class AsyncServer(Server):
                 store=store,
                 history=self.history,
                 evaluator=evaluator,
-                limits=self._effective_limits(num_rounds),
+                limits=self._effective_limits(grid, num_rounds),
                 stop=self._stop,
             )
             loop.run(stored.open_tasks if stored else [])
@@ -128,49 +138,66 @@ class AsyncServer(Server):
             store.close()
             self.history.close()
 
-    def _effective_limits(self, num_rounds: int) -> Limits:
-        limits = self._limits
-        if limits.train_time_s is None and limits.merges is None and not self._endless:
-            merges = num_rounds * max(1, self._clients.num_available())
-            return Limits(None, merges, limits.publish_interval_s, limits.evaluate_interval_s)
-        return limits
+    @property
+    def _unlimited(self) -> bool:
+        return self._limits.train_time_s is None and self._limits.merges is None and not self._endless
 
-    def _grid_of_clients(self) -> Grid:
-        """The Grid behind the first client that registers; PollenError when none does."""
+    def _effective_limits(self, grid: Grid, num_rounds: int) -> Limits:
+        if not self._unlimited:
+            return self._limits
+        return dataclasses.replace(self._limits, merges=num_rounds * max(1, len(set(grid.get_node_ids()))))
+
+    def _wait_for_node(self, is_there: Callable[[], bool]) -> bool:
+        """Wait until a node is there; False when `stop` was set before. PollenError when none comes in time."""
         deadline = time.monotonic() + FIRST_NODE_S
-        # `start_grid` asks the Grid for nodes whenever `num_available` is called, by itself only every 5 s.
-        while self._clients.num_available() == 0:
+        while not is_there():
+            if self._stop.is_set():
+                return False
             if time.monotonic() >= deadline:
                 raise PollenError(f"no node came within {FIRST_NODE_S:.0f} s; start devices or SuperNodes first")
-            self._clients.wait_for(1, 1)
+            self._stop.wait(LOOK_S)
+        return True
+
+    def _grid_of_clients(self) -> Grid:
+        """The Grid behind the registered clients; PollenError when there is none."""
         for client in self._clients.all().values():
             grid = flower_private.grid_of(client)
             if grid is not None:
                 return grid
         raise PollenError("AsyncServer works on a Flower Grid: use start_grid(grid=…, server=…) or run(grid)")
 
-    def _initial_arrays(self, bundled: Vector | None, stored: Stored | None) -> NDArrays:
-        if stored is not None:
-            return [stored.weights]
+    def _start_of(self, grid: Grid) -> tuple[tuple[Tensor, ...], Vector, bytes]:
+        """The model's tensors, the weights [P] that training starts from, and what a state store must belong to.
+
+        PollenError when the strategy's or a client's parameters do not fit the devices' model or are not finite.
+        """
         parameters = self.strategy.initialize_parameters(self._clients)
-        if parameters is not None:
-            return parameters_to_ndarrays(parameters)
-        if bundled is not None:
-            return [bundled]
-        return parameters_to_ndarrays(self._get_initial_parameters(server_round=0, timeout=None))
+        if isinstance(grid, GatewayGrid):
+            bundle = grid.link.bundle
+            tensors = bundle.manifest.weights
+            if parameters is None:
+                return tensors, bundle.weights, bundle.digest
+            return tensors, _flat(parameters_to_ndarrays(parameters), tensors), bundle.digest
+        if parameters is None:
+            parameters = self._get_initial_parameters(server_round=0, timeout=None)
+        arrays = parameters_to_ndarrays(parameters)
+        if not arrays:
+            raise PollenError("initial parameters: there are none; give the strategy initial_parameters")
+        tensors = tuple(Tensor(str(i), array.shape) for i, array in enumerate(arrays))
+        shapes = repr([tensor.shape for tensor in tensors])
+        return tensors, _flat(arrays, tensors), hashlib.sha256(shapes.encode()).digest()
 
     def _model(
-        self, store: StateStore, stored: Stored | None, tensors: Sequence[Tensor], initial: NDArrays, bundle: bytes
+        self, store: StateStore, stored: Stored | None, tensors: Sequence[Tensor], initial: Vector, origin: bytes
     ) -> GlobalModel:
         """The model where the store left it, or a new one that is written there."""
-        weights = np.concatenate([np.asarray(array, np.float32).ravel() for array in initial])
         if stored is None:
-            model = GlobalModel(tensors, weights, keep=self._snapshots)
-            store.begin(bundle, 0, model.weights, self.async_strategy.state())
+            model = GlobalModel(tensors, initial, keep=self._snapshots)
+            store.begin(origin, 0, model.weights, self.async_strategy.state())
             return model
-        if stored.bundle != bundle:
+        if stored.bundle != origin:
             raise StoreError("the state store belongs to another model; give another state_dir or the old bundle")
-        model = GlobalModel(tensors, weights, stored.version, keep=self._snapshots)
+        model = GlobalModel(tensors, stored.weights, stored.version, keep=self._snapshots)
         for version, snapshot in stored.issued:
             model.remember(version, snapshot)
         self.async_strategy.restore(stored.strategy)
@@ -191,6 +218,13 @@ class AsyncServer(Server):
         arrays = list(named(weights, tensors).values())
         result = self.strategy.evaluate(version, ndarrays_to_parameters(arrays))
         return None if result is None else (float(result[0]), dict(result[1]))
+
+
+def _flat(arrays: NDArrays, tensors: Sequence[Tensor]) -> Vector:
+    try:
+        return flatten(arrays, tensors)
+    except MessageError as error:
+        raise PollenError(f"initial parameters: {error}") from error
 
 
 class _Chosen(ClientManager):

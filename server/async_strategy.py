@@ -1,5 +1,8 @@
 """AsynchronousStrategy: which merge rule, with which sample weighting."""
 
+import inspect
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from server.rules import MergeRule, rules
@@ -23,9 +26,8 @@ class AsynchronousStrategy:
         sample_weight_cap: float = 4.0,
         **options: Any,
     ) -> None:
-        if sample_weight_cap < 1:
-            raise ValueError(f"sample_weight_cap = {sample_weight_cap} must be at least 1")
-        self.rule = _named(rule, options) if isinstance(rule, str) else rule
+        check_cap(sample_weight_cap)
+        self.rule = named_rule(rule, options) if isinstance(rule, str) else rule
         self.sample_weighting: SampleWeighting = sample_weighting
         self.sample_weight_cap = sample_weight_cap
         self._samples = RunningMean()
@@ -51,10 +53,21 @@ class AsynchronousStrategy:
         self.rule.restore(state["rule"])
 
 
-def _named(name: str, options: dict[str, Any]) -> MergeRule:
+def check_cap(sample_weight_cap: float) -> None:
+    """Raise ValueError unless the cap is finite and at least 1, so that an average update keeps its weight."""
+    if not 1 <= sample_weight_cap < math.inf:
+        raise ValueError(f"sample_weight_cap = {sample_weight_cap} must be at least 1 and finite")
+
+
+def named_rule(name: str, options: Mapping[str, Any], prefix: str = "") -> MergeRule:
+    """The rule `name` with its options. Raises ValueError naming the option, with `prefix` before its name."""
     if name not in rules:
         raise ValueError(f"rule = {name!r} is not known; known: {', '.join(sorted(rules))}")
+    known = inspect.signature(rules[name]).parameters
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{prefix}{option} is no option of rule {name}; known: {', '.join(known) or 'none'}")
     try:
         return rules[name](**options)
-    except TypeError as error:
-        raise ValueError(f"rule {name}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{prefix}{error}") from error

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc
+from pollen.tls import check_endpoint
 
 from pollen import bridge
-from pollen.bridge import Frame, Hello, ModelMessage
-from pollen.broker import LOOPBACK
+from pollen.bridge import Frame, Hello, ModelMessage, ToDevice
 from pollen.errors import MessageError, PollenError, SettingsError
 
 LOG = logging.getLogger("pollen.server.bridge")
 
 MAX_GATEWAYS: Final = 64
+HELLO_S: Final = 10.0  # a connection that says nothing for so long is not a gateway
 _NO_LIMIT: Final = -1
 
 
@@ -34,18 +35,14 @@ class Listen:
     key: Path | None = None
 
     def __post_init__(self) -> None:
-        given = [file is not None for file in (self.ca, self.certificate, self.key)]
-        if any(given) != all(given):
-            raise ValueError("ca, certificate and key belong together; set all three or none")
-        if self.host not in LOOPBACK and not all(given):
-            raise ValueError(f"host = {self.host!r} is not loopback: set ca, certificate and key for mutual TLS")
+        check_endpoint(self.host, self.port, self.ca, self.certificate, self.key, port_zero=True)
 
 
 class Stream:
     """One gateway's open stream; frames put here go to it in order.
 
-    A model message that still waits is replaced by a newer one for the same topic, so a gateway that stands still costs
-    one snapshot of memory and not one a second.
+    A model message that still waits is replaced by a newer one for the same topic, and a task by a newer one for the
+    same device, so a gateway that stands still costs one snapshot of memory and not one a second.
     """
 
     def __init__(self, gateway: str) -> None:
@@ -54,27 +51,35 @@ class Stream:
         self._frames: OrderedDict[object, Frame] = OrderedDict()
         self._ready = threading.Condition()
         self._closed = False
+        self._finished = False
 
     def put(self, *frames: Frame) -> None:
-        """Queue `frames`; after `close` they are dropped, as whatever was not acknowledged comes again."""
+        """Queue `frames`; once the stream is ending they are dropped: whatever was not acknowledged comes again."""
         with self._ready:
+            if self._closed or self._finished:
+                return
             for frame in frames:
-                key: object = (frame.model, frame.leaf) if isinstance(frame, ModelMessage) else object()
-                self._frames[key] = frame
+                self._frames[_place(frame)] = frame
+            self._ready.notify()
+
+    def finish(self) -> None:
+        """End the stream once everything queued has been sent."""
+        with self._ready:
+            self._finished = True
             self._ready.notify()
 
     def close(self) -> None:
-        """End the stream."""
+        """End the stream at once."""
         with self._ready:
             self._closed = True
             self._ready.notify()
 
     def batches(self) -> Iterator[bytes]:
-        """Encoded batches of what is queued, until `close`."""
+        """Encoded batches of what is queued, until the stream ends."""
         while True:
             with self._ready:
-                self._ready.wait_for(lambda: self._frames or self._closed)
-                if self._closed:
+                self._ready.wait_for(lambda: self._frames or self._closed or self._finished)
+                if self._closed or not self._frames:
                     return
                 batch: list[Frame] = []
                 size = 0
@@ -83,6 +88,17 @@ class Stream:
                     batch.append(frame)
                     size += bridge.frame_bytes(frame)
             yield bridge.encode(batch)
+
+
+def _place(frame: Frame) -> object:
+    """What a frame replaces in the queue: equal for two frames of which only the newer matters."""
+    match frame:
+        case ModelMessage(model=model, leaf=leaf):
+            return model, leaf
+        case ToDevice(device=device, leaf="task"):
+            return device
+        case _:
+            return object()
 
 
 class BridgeService(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
@@ -112,11 +128,16 @@ class BridgeService(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships
         return None
 
     def _connect(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        impatience = threading.Timer(HELLO_S, context.cancel)
+        impatience.daemon = True
+        impatience.start()
         try:
             first, *others = bridge.decode(next(requests))
             stream = self._greet(first)
         except (MessageError, StopIteration, ValueError, grpc.RpcError) as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error) or "the first message must hold a hello")
+        finally:
+            impatience.cancel()
         LOG.info("gateway %s connected from %s", stream.gateway, context.peer())
         self._opened(stream)
         # The callback runs when the gateway goes away in whatever manner; it ends `batches` below.
@@ -148,10 +169,12 @@ class BridgeService(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships
             for message in requests:
                 for frame in bridge.decode(message):
                     self._received(stream, frame)
-        except MessageError as error:
-            LOG.error("gateway %s: %s; its stream is closed", stream.gateway, error)
         except grpc.RpcError:
             LOG.debug("gateway %s went away", stream.gateway)
+        except MessageError as error:
+            LOG.error("gateway %s: %s; its stream is closed", stream.gateway, error)
+        except Exception:
+            LOG.exception("gateway %s: its stream is closed", stream.gateway)
         finally:
             stream.close()
 
@@ -161,6 +184,7 @@ def serve(service: BridgeService, listen: Listen) -> tuple[Any, int]:
     server = grpc.server(
         ThreadPoolExecutor(MAX_GATEWAYS, thread_name_prefix="bridge"),
         handlers=(service,),
+        maximum_concurrent_rpcs=MAX_GATEWAYS,  # one more is told so, instead of waiting for a thread for ever
         options=[
             ("grpc.max_receive_message_length", bridge.MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", _NO_LIMIT),
@@ -169,19 +193,23 @@ def serve(service: BridgeService, listen: Listen) -> tuple[Any, int]:
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ],
     )
-    address = f"{listen.host}:{listen.port}"
+    address = f"[{listen.host}]:{listen.port}" if ":" in listen.host else f"{listen.host}:{listen.port}"
+    credentials = _credentials(listen.ca, listen.certificate, listen.key)
     try:
-        if listen.ca and listen.certificate and listen.key:
-            port = server.add_secure_port(address, _credentials(listen.ca, listen.certificate, listen.key))
-        else:
-            port = server.add_insecure_port(address)
+        port = (
+            server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
+        )
     except RuntimeError as error:
-        raise PollenError(f"listen = {address}: can't listen there; is the port taken? Give another") from error
+        hint = "is the port taken?" if credentials is None else "is the port taken, are certificate and key PEM files?"
+        raise PollenError(f"listen = {address}: can't listen there; {hint}") from error
     server.start()
     return server, port
 
 
-def _credentials(ca: Path, certificate: Path, key: Path) -> Any:
+def _credentials(ca: Path | None, certificate: Path | None, key: Path | None) -> Any:
+    """Credentials for mutual TLS, None when the files are not given. Raises SettingsError."""
+    if ca is None or certificate is None or key is None:
+        return None
     try:
         pair = (key.read_bytes(), certificate.read_bytes())
         root = ca.read_bytes()

@@ -5,6 +5,7 @@ import io
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from flwr.server.strategy import FedAvg
 from pollen import atomic, service
 from pollen.bundle import Bundle
 from pollen.encoding import named
-from pollen.errors import SettingsError
+from pollen.errors import PollenError, SettingsError
 from pollen.systemd import notify
 from server import evaluation
 from server.async_server import AsyncServer
@@ -22,7 +23,8 @@ from server.async_strategy import AsynchronousStrategy
 from server.client_manager import AsyncClientManager
 from server.gateway_grid import GatewayGrid
 from server.history import AsyncHistory
-from server.settings import Evaluation, Merging, Settings
+from server.model import GlobalModel
+from server.settings import Evaluation, Settings
 
 LOG = logging.getLogger("pollen.server")
 
@@ -36,7 +38,8 @@ server.toml, the least there must be:
   bundle = "model.bundle"     # made by: pollen compile model.keras --loss mse -o model.bundle
   state_dir = "state"
 
-files in state_dir: state.sqlite (resumed from), history.jsonl (every merge), final.npz (weights when stopped)
+files in state_dir: state.sqlite (resumed from), history.jsonl (every merge; before it
+  history.jsonl.1), final.npz (weights when stopped)
 """
 
 
@@ -55,8 +58,14 @@ def main(argv: list[str] | None = None) -> int:
 def serve(settings: Settings, stop: threading.Event) -> None:
     """Listen for gateways and merge until `stop`; then write final.npz."""
     bundle = Bundle.read(settings.bundle)
-    async_strategy = _strategy(settings.merge)
+    async_strategy = AsynchronousStrategy(
+        settings.merge.rule,
+        sample_weighting=settings.merge.sample_weighting,
+        sample_weight_cap=settings.merge.sample_weight_cap,
+        **settings.merge.options,
+    )
     score = _evaluation(settings.evaluation, bundle)
+    _make_folder(settings.state_dir)
     config: dict[str, Scalar] = {**settings.task.config}
     strategy = FedAvg(on_fit_config_fn=lambda _version: config, evaluate_fn=score, fraction_evaluate=0.0)
     # FedAvg waits for two clients by default; here one device that is there is enough.
@@ -81,28 +90,31 @@ def serve(settings: Settings, stop: threading.Event) -> None:
     )
     LOG.info("listening for gateways of fleet %s on %s:%d", settings.fleet, settings.listen.host, grid.port)
     try:
-        notify("READY=1")
         server.run(grid)
     finally:
         notify("STOPPING=1")
         grid.close()
     if server.model is not None:
-        file = io.BytesIO()
-        np.savez(file, allow_pickle=False, **server.model.named_weights())
-        atomic.write(settings.state_dir / "final.npz", file.getvalue(), mode=0o644)
+        _write_final(server.model, settings.state_dir / "final.npz")
         LOG.info("stopped at version %d after %d merges", server.model.version, server.history.merged)
 
 
-def _strategy(merging: Merging) -> AsynchronousStrategy:
+def _make_folder(folder: Path) -> None:
     try:
-        return AsynchronousStrategy(
-            merging.rule,
-            sample_weighting=merging.sample_weighting,
-            sample_weight_cap=merging.sample_weight_cap,
-            **merging.options,
-        )
-    except ValueError as error:
-        raise SettingsError(f"[merge]: {error}") from error
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"state_dir = {folder}: can't be made a folder ({error.strerror}); give another") from error
+
+
+def _write_final(model: GlobalModel, path: Path) -> None:
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **model.named_weights())
+    try:
+        atomic.write(path, file.getvalue(), mode=0o644)
+    except OSError as error:
+        raise PollenError(
+            f"{path}: can't be written ({error.strerror}); the weights are safe in {path.with_name('state.sqlite')}"
+        ) from error
 
 
 FlowerEvaluate = Callable[[int, NDArrays, dict[str, Scalar]], tuple[float, dict[str, Scalar]] | None]
@@ -115,8 +127,19 @@ def _evaluation(settings: Evaluation, bundle: Bundle) -> FlowerEvaluate | None:
     if settings.hook:
         hook = _hook(settings.hook)
         tensors = bundle.manifest.weights
-        return lambda version, arrays, _config: hook(version, named(_flat(arrays), tensors))
+        return lambda version, arrays, _config: _score(hook(version, named(_flat(arrays), tensors)))
     return None
+
+
+def _score(returned: Any) -> tuple[float, dict[str, Scalar]] | None:
+    """What a hook returned, None allowed; raises PollenError when it is no score."""
+    if returned is None:
+        return None
+    try:
+        loss, metrics = returned
+        return float(loss), dict(metrics)
+    except (TypeError, ValueError) as error:
+        raise PollenError(f"evaluation.hook must return (loss, {{metric: value}}), not {returned!r:.100}") from error
 
 
 def _flat(arrays: NDArrays) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -127,10 +150,12 @@ def _hook(name: str) -> Callable[..., Any]:
     module, _, function = name.partition(":")
     try:
         found: Callable[..., Any] = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
         raise SettingsError(
-            f"evaluation.hook = {name!r}: can't be imported ({error}); write module:function"
+            f"evaluation.hook = {name!r}: can't be imported ({type(error).__name__}: {error}); write module:function"
         ) from error
+    if not callable(found):
+        raise SettingsError(f"evaluation.hook = {name!r}: is no function")
     return found
 
 

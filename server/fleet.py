@@ -54,5 +54,11 @@ class Fleet(Protocol):
     def collect(self, timeout_s: float) -> list[Arrival]:
         """What has come in, waiting up to `timeout_s` seconds for something to happen."""
 
+    def give_back(self, arrivals: Sequence[Arrival]) -> None:
+        """Take back, in order, what was collected and not decided."""
+
+    def finish(self) -> None:
+        """The loop has ended: nothing is sent again until another one assigns or resumes tasks."""
+
     def settle(self, settled: Sequence[Settled]) -> None:
         """Tell the devices, and whatever carries their messages, what has been committed."""

@@ -1,23 +1,19 @@
 """The merge loop's view of a GatewayGrid: raw updates in, receipts and tasks out, no Flower message in between."""
 
 import functools
-import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from pollen import messages
 from pollen.encoding import decode_into
-from pollen.errors import MessageError
-from pollen.fields import MAX_TEXT
 from pollen.identity import node_id
 from pollen.messages import Scalar, Update
+from server.delivery import read
 from server.fleet import Node, Settled
-from server.gateway_link import Delivery, GatewayLink, unreadable
+from server.gateway_link import Delivery, GatewayLink
 from server.guard import Arrival
 from server.model import GlobalModel
 from server.rules.rule import Vector
 from server.tasks import OpenTask
-
-LOG = logging.getLogger("pollen.server.fleet")
 
 TaskConfig = Callable[[int, Sequence[Node]], dict[int, dict[str, Scalar]]]
 
@@ -68,6 +64,14 @@ class GatewayFleet:
         """What the gateways brought, decoded as far as can be done without the model."""
         return [self._read(delivery) for delivery in self._link.take(timeout_s)]
 
+    def give_back(self, arrivals: Sequence[Arrival]) -> None:
+        """Put the deliveries back into the link's inbox."""
+        self._link.give_back([a.handle for a in arrivals if isinstance(a.handle, Delivery)])
+
+    def finish(self) -> None:
+        """Nobody answers for the tasks any more; a resumed loop sends them again."""
+        self._link.forget_tasks()
+
     def settle(self, settled: Sequence[Settled]) -> None:
         """Acknowledge the deliveries and send the receipts."""
         deliveries = [(s.arrival.handle, s.receipt) for s in settled]
@@ -78,20 +82,18 @@ class GatewayFleet:
 
     def _read(self, delivery: Delivery) -> Arrival:
         node, size = node_id(delivery.device), len(delivery.payload)
-        try:
-            if delivery.leaf == "result":
-                result = messages.decode_result(delivery.payload)
-                error = result.error or "a result answers no train task"
-                return Arrival(delivery.device, node, result.task, error=error, size_bytes=size, handle=delivery)
-            if delivery.leaf != "update":
-                raise MessageError(f"nothing is known of a {delivery.leaf} message")
-            update = messages.decode_update(delivery.payload, self._limit)
-        except Exception as error:
-            if not isinstance(error, MessageError):
-                # A decoder must raise nothing else; if one does, the sender is refused and the fleet goes on.
-                LOG.exception("%s: a %s could not be decoded", delivery.device, delivery.leaf)
-            reason = unreadable(delivery, error)[:MAX_TEXT]
-            return Arrival(delivery.device, node, None, error=reason, size_bytes=size, handle=delivery)
+        reply = read(delivery, self._limit)
+        update = reply.update
+        if update is None:
+            return Arrival(
+                device=delivery.device,
+                node=node,
+                task=reply.task,
+                error=reply.error or "a result answers no train task",
+                size_bytes=size,
+                payload=delivery.payload if reply.task is None else b"",
+                handle=delivery,
+            )
         return Arrival(
             device=delivery.device,
             node=node,

@@ -5,45 +5,77 @@ becomes a task, and a device's delta comes back as whole arrays (base + delta). 
 gets the deltas themselves.
 """
 
+import hashlib
+import logging
+import math
 import threading
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final, Self
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, Error, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Error, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from pollen import messages
 from pollen.bundle import Bundle
-from pollen.encoding import decode_into, named, parameters
 from pollen.errors import MessageError
+from pollen.fields import MAX_TEXT
 from pollen.identity import node_id
-from pollen.messages import Receipt, Scalar, TaskKind, Update
-from server import flower_private
+from pollen.messages import Receipt, Scalar, TaskKind
+from server import flower_private, flower_replies
+from server.arrays import flatten
 from server.bridge_service import Listen
+from server.delivery import Reply, read
 from server.flower_private import Run
-from server.gateway_link import Delivery, GatewayLink, unreadable
+from server.gateway_link import Delivery, GatewayLink
 from server.model import GlobalModel
 from server.rules.rule import Vector
 from server.tasks import OpenTask, new_task_id
 
+LOG = logging.getLogger("pollen.server.gateway_grid")
+
 CLIENT_FAILED: Final = 2  # flwr's ErrorCode for a ClientApp that raised
 NO_REPLY: Final = 3  # and for a message whose time to live has passed
+REPLIES_KEPT: Final = 1024  # that were pushed for and never pulled; each may hold a whole model
 _KINDS: Final[dict[str, TaskKind]] = {
     MessageType.TRAIN: "train",
     MessageType.EVALUATE: "evaluate",
     MessageType.QUERY: "query",
 }
 _POLL_S: Final = 0.5
+_REPLY_TTL_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A message that waits for its device's reply. `expires_at`: by the monotonic clock."""
+
+    message: Message
+    task: OpenTask
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """A device's last answer: the task, the digest of a payload that could not be read, and the receipt's payload."""
+
+    task: bytes
+    fingerprint: bytes
+    receipt: bytes
 
 
 class GatewayGrid(Grid):
-    """A Grid over the devices of one fleet that train `bundle`'s model.
+    """A Grid over the devices of one fleet that train `bundle`'s model; a context manager that closes it.
 
     Gateways dial in at `listen` (port 0: a free one; see `port`). task_ttl_s: seconds after which an unanswered task is
-    sent to its device again. update_limit_bytes: larger updates are refused unread. Close it when done.
+    sent to its device again. update_limit_bytes: larger updates are refused unread.
+
+    What a strategy gets, whatever a device sends: for a train message the arrays and the metrics `num-examples` and
+    `train_loss`, for an evaluate message `num-examples`, `eval_loss` and `eval_error`, for a query `num-examples` and
+    the device's own metrics; a reply that lacks one of them, or holds anything unusable, becomes an Error.
     """
 
     def __init__(
@@ -62,11 +94,17 @@ class GatewayGrid(Grid):
         self._tensors = bundle.manifest.weights
         self._model = GlobalModel(self._tensors, bundle.weights)
         self._published = b""
-        self._asked: dict[str, Message] = {}
-        self._tasks: dict[str, OpenTask] = {}
-        self._replies: dict[str, Message] = {}
-        self._answered: dict[str, tuple[bytes, bytes]] = {}  # by device: its last task and the receipt it got
+        self._open: dict[str, _Open] = {}  # by message id, as the replies
+        self._replies: OrderedDict[str, Message] = OrderedDict()
+        self._answered: dict[str, _Answered] = {}  # by device
         self._lock = threading.Lock()
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def port(self) -> int:
@@ -75,11 +113,13 @@ class GatewayGrid(Grid):
 
     def initial_arrays(self) -> ArrayRecord:
         """The bundle's weights, as a strategy's `initial_arrays`."""
-        return _record(self.link.bundle.weights, self._tensors)
+        return flower_replies.record(self.link.bundle.weights, self._tensors)
 
     def close(self) -> None:
-        """Stop listening for gateways."""
-        self.link.close()
+        """Stop listening for gateways; who waits for replies gets those that are there. May be called again."""
+        if not self._closed:
+            self._closed = True
+            self.link.close()
 
     # --- Flower's Grid
 
@@ -106,10 +146,18 @@ class GatewayGrid(Grid):
         """Send each message as a task; returns its id, or "" where the node was never seen.
 
         A device has one open task: a message to a device that still has one replaces it, and the late answer to the
-        old one is refused.
+        old one is refused. The newest 1,024 replies that are not pulled are kept. Raises ValueError, naming the tensor,
+        for arrays that do not fit the devices' model or are not finite, and for a message with more than one
+        ArrayRecord or a train message with none; then nothing of `messages` is waited for.
         """
+        pushed: list[str] = []
         with self._lock:
-            return [self._push(message) for message in messages]
+            try:
+                pushed.extend(self._push(message) for message in messages)  # keeps those before the one that fails
+            except ValueError:
+                self._forget(pushed)
+                raise
+        return pushed
 
     def pull_messages(
         self, message_ids: Iterable[str] = (), *, reply_to_message_ids: Iterable[str] = ()
@@ -123,16 +171,18 @@ class GatewayGrid(Grid):
             return [self._replies.pop(i) for i in [*message_ids, *reply_to_message_ids] if i in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Send `messages` and wait up to `timeout` seconds for their replies."""
+        """Send `messages` and wait up to `timeout` seconds for their replies; later ones are refused."""
         waiting = {message_id for message_id in self.push_messages(messages) if message_id}
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
         replies: list[Message] = []
-        while waiting and (deadline is None or time.monotonic() < deadline):
+        while waiting and not self._closed and (left := deadline - time.monotonic()) > 0:
             with self._lock:
-                self._take(_POLL_S if deadline is None else min(_POLL_S, max(0.0, deadline - time.monotonic())))
-                here = waiting & self._replies.keys()
-                replies += [self._replies.pop(message_id) for message_id in here]
-                waiting -= here
+                self._take(min(_POLL_S, left))
+                replies += [self._replies.pop(message_id) for message_id in waiting & self._replies.keys()]
+                waiting &= self._open.keys()
+        with self._lock:
+            replies += [self._replies.pop(message_id) for message_id in waiting & self._replies.keys()]
+            self._forget(waiting)
         return replies
 
     # --- from Flower to devices
@@ -142,21 +192,30 @@ class GatewayGrid(Grid):
         kind = _KINDS.get(message.metadata.message_type.partition(".")[0])
         if device is None or kind is None:
             return ""
-        for arrays in message.content.array_records.values():
-            self._publish(_flat(arrays, parameters(self._tensors)))
+        self._publish_arrays(message.content, kind)
         config: dict[str, Scalar] = {}
         for record in message.content.config_records.values():
             config.update({name: value for name, value in record.items() if isinstance(value, int | float | str)})
         message_id = uuid.uuid4().hex
-        for old in [i for i, task in self._tasks.items() if task.device == device]:
+        for old in [i for i, waiting in self._open.items() if waiting.task.device == device]:
             self._fail(old, NO_REPLY, "replaced by a newer message to the same device")
         task = OpenTask(
             new_task_id(), message.metadata.dst_node_id, device, kind, self._model.version, time.time(), config
         )
-        self._asked[message_id] = message
-        self._tasks[message_id] = task
+        self._open[message_id] = _Open(message, task, time.monotonic() + message.metadata.ttl)
         self.link.assign([task])
         return message_id
+
+    def _publish_arrays(self, content: RecordDict, kind: TaskKind) -> None:
+        records = list(content.array_records.values())
+        if len(records) > 1 or (kind == "train" and not records):
+            raise ValueError(f"a {kind} message with {len(records)} ArrayRecords; the devices have one model")
+        for record in records:
+            try:
+                weights = flatten([array.numpy() for array in record.values()], self._tensors)
+            except MessageError as error:
+                raise ValueError(f"the message's arrays: {error}") from error
+            self._publish(weights)
 
     def _publish(self, weights: Vector) -> None:
         """Publish `weights` [P] as the next version, unless they are what was published last."""
@@ -172,106 +231,75 @@ class GatewayGrid(Grid):
     # --- from devices to Flower
 
     def _take(self, timeout_s: float) -> None:
-        settled = []
-        answered = []
-        for delivery in self.link.take(timeout_s):
-            receipt = self._read(delivery)
-            settled.append((delivery, receipt))
-            if receipt is not None:
-                task = messages.decode_receipt(receipt).task
-                answered.append((delivery.device, task))
-                self._answered[delivery.device] = (task, receipt)
-        self.link.close_tasks(answered)
+        settled = [(delivery, self._receive(delivery)) for delivery in self.link.take(timeout_s)]
         self.link.settle(settled)
-        now = time.time()
-        for message_id, message in list(self._asked.items()):
-            if message.metadata.created_at + message.metadata.ttl < now:
-                self.link.close_tasks([(self._tasks[message_id].device, self._tasks[message_id].task)])
-                self._fail(message_id, NO_REPLY, "no reply within the message's time to live")
+        now = time.monotonic()
+        for message_id in [i for i, waiting in self._open.items() if waiting.expires_at <= now]:
+            self._fail(message_id, NO_REPLY, "no reply within the message's time to live")
 
-    def _read(self, delivery: Delivery) -> bytes | None:
+    def _receive(self, delivery: Delivery) -> bytes | None:
         """File the reply in `delivery`; returns the receipt's payload, None when nothing is known to be answered."""
-        current = next((item for item in self._tasks.items() if item[1].device == delivery.device), None)
-        version = self._model.version
-        try:
-            if delivery.leaf == "update":
-                update = messages.decode_update(delivery.payload, self.update_limit_bytes)
-                task, seq = update.task, update.seq
-            elif delivery.leaf == "result":
-                update, seq = None, 0
-                result = messages.decode_result(delivery.payload)
-                task = result.task
-            else:
-                raise MessageError(f"nothing is known of a {delivery.leaf} message")
-        except MessageError as error:
-            if current is None:
-                return None
-            reason = unreadable(delivery, error)
-            self._fail(current[0], CLIENT_FAILED, reason)
-            return messages.encode(Receipt(current[1].task, 0, "rejected", version, reason=reason))
-        if self._answered.get(delivery.device, (b"", b""))[0] == task:
-            return self._answered[delivery.device][1]
-        if current is None or current[1].task != task:
+        reply = read(delivery, self.update_limit_bytes)
+        fingerprint = b"" if reply.task is not None else hashlib.sha256(delivery.payload).digest()
+        answered = self._answered.get(delivery.device)
+        if answered is not None and (answered.task, answered.fingerprint) == (reply.task or answered.task, fingerprint):
+            return answered.receipt
+        current = next((item for item in self._open.items() if item[1].task.device == delivery.device), None)
+        if reply.task is not None and (current is None or current[1].task.task != reply.task):
             reason = "unknown task: it was never given to this device, or was answered or replaced long ago"
-            return messages.encode(Receipt(task, seq, "rejected", version, reason=reason))
-        message_id, open_task = current
+            return self._refusal(delivery.device, reply.task, reply.seq, reason)
+        if current is None:
+            LOG.warning("%s: refused: %s", delivery.device, reply.error)
+            return None
+        message_id, waiting = current
+        task = waiting.task.task
         try:
-            if update is None:
-                if result.error:
-                    raise MessageError(result.error)
-                self._reply(message_id, self._result_content(message_id, result.samples, result.metrics))
-                return messages.encode(Receipt(task, seq, "accepted", version))
-            content = self._update_content(message_id, open_task, update)
+            answer = flower_replies.content(reply, waiting.task.kind, waiting.message.content, self._model)
         except MessageError as error:
-            self._fail(message_id, CLIENT_FAILED, str(error))
-            return messages.encode(Receipt(task, seq, "rejected", version, reason=str(error)))
-        self._reply(message_id, content)
-        return messages.encode(Receipt(task, seq, "merged", version, 1.0, version - update.base))
+            receipt = self._refusal(delivery.device, task, reply.seq, str(error)[:MAX_TEXT])
+            self._fail(message_id, CLIENT_FAILED, str(error)[:MAX_TEXT])
+        except Exception:
+            # A decoder must raise nothing else; if one does, this reply is refused and the fleet goes on.
+            LOG.exception("%s: a %s could not be decoded", delivery.device, delivery.leaf)
+            reason = f"the {delivery.leaf} could not be decoded"
+            receipt = self._refusal(delivery.device, task, reply.seq, reason)
+            self._fail(message_id, CLIENT_FAILED, reason)
+        else:
+            receipt = messages.encode(self._accepted(task, reply))
+            self._reply(message_id, answer)
+        self._answered[delivery.device] = _Answered(task, fingerprint, receipt)
+        return receipt
 
-    def _update_content(self, message_id: str, task: OpenTask, update: Update) -> RecordDict:
-        base = self._model.snapshot(update.base)
-        if task.kind != "train" or update.samples < 1:
-            raise MessageError("an update answers a train task and needs at least 1 sample")
-        if base is None:
-            raise MessageError(f"base version {update.base} was never issued or is no longer kept")
-        trained = np.empty_like(base)
-        decode_into(trained, update.delta, self._tensors)
-        trained += base
-        asked = self._asked[message_id].content
-        if flower_private.is_legacy(asked):
-            weights = list(named(trained, self._tensors).values())
-            return flower_private.fit_answer(weights, update.samples, dict(update.metrics))
-        arrays = next(iter(asked.array_records))
-        names = list(asked.array_records[arrays])
-        metrics: dict[str, Any] = {"num-examples": update.samples, **update.metrics}
-        return RecordDict({arrays: _record(trained, self._tensors, names), "metrics": MetricRecord(metrics)})
+    def _accepted(self, task: bytes, reply: Reply) -> Receipt:
+        version = self._model.version
+        if reply.update is None:
+            return Receipt(task, reply.seq, "accepted", version)
+        return Receipt(task, reply.seq, "merged", version, 1.0, version - reply.update.base)
 
-    def _result_content(self, message_id: str, samples: int, metrics: Any) -> RecordDict:
-        if flower_private.is_legacy(self._asked[message_id].content):
-            return flower_private.evaluate_answer(float(metrics.get("loss", 0.0)), samples, dict(metrics))
-        return RecordDict({"metrics": MetricRecord({"num-examples": samples, **metrics})})
+    def _refusal(self, device: str, task: bytes, seq: int, reason: str) -> bytes:
+        LOG.warning("%s: refused: %s", device, reason)
+        return messages.encode(Receipt(task, seq, "rejected", self._model.version, reason=reason))
 
     def _reply(self, message_id: str, content: RecordDict) -> None:
-        self._replies[message_id] = Message(content, reply_to=self._close(message_id))
+        self._file(message_id, Message(content, reply_to=self._close(message_id), ttl=_REPLY_TTL_S))
 
     def _fail(self, message_id: str, code: int, reason: str) -> None:
-        # A ttl is given because Flower derives none for a message that has already run out of time.
-        self._replies[message_id] = Message(Error(code, reason), reply_to=self._close(message_id), ttl=1.0)
+        self._file(message_id, Message(Error(code, reason), reply_to=self._close(message_id), ttl=_REPLY_TTL_S))
+
+    def _file(self, message_id: str, reply: Message) -> None:
+        self._replies[message_id] = reply
+        while len(self._replies) > REPLIES_KEPT:
+            dropped, _ = self._replies.popitem(last=False)
+            LOG.warning("the reply to message %s was never pulled and is dropped", dropped)
 
     def _close(self, message_id: str) -> Message:
-        del self._tasks[message_id]
-        asked = self._asked.pop(message_id)
-        return flower_private.with_id(asked, message_id)
+        waiting = self._open.pop(message_id)
+        self.link.close_tasks([(waiting.task.device, waiting.task.task)])
+        return flower_private.with_id(waiting.message, message_id)
 
-
-def _flat(arrays: ArrayRecord, size: int) -> Vector:
-    """All arrays of a record end to end, float32 [P]; ValueError when they are not `size` numbers."""
-    flat = np.concatenate([np.asarray(array.numpy(), np.float32).ravel() for array in arrays.values()])
-    if flat.size != size:
-        raise ValueError(f"the message's arrays hold {flat.size} numbers, the devices' model {size}")
-    return flat
-
-
-def _record(weights: Vector, tensors: Any, names: list[str] | None = None) -> ArrayRecord:
-    views = named(weights, tensors)
-    return ArrayRecord({name: Array(view) for name, view in zip(names or views, views.values(), strict=True)})
+    def _forget(self, message_ids: Iterable[str]) -> None:
+        """Nobody waits for these replies any more."""
+        for message_id in message_ids:
+            self._replies.pop(message_id, None)
+            if message_id in self._open:
+                self._close(message_id)

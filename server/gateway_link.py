@@ -30,6 +30,7 @@ LOG = logging.getLogger("pollen.server.link")
 INBOX_UPLOADS: Final = 1024
 INBOX_BYTES: Final = 256 * 1024 * 1024
 RESEND_CHECK_S: Final = 1.0
+CLOSE_S: Final = 5.0  # how long a stop waits for gateways to take what is queued for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +109,9 @@ class GatewayLink:
         with self._changed:
             self._models["weights"] = ModelMessage(model, "weights", snapshot)
             self._models["head"] = ModelMessage(model, "head", head)
-            if self._streams:
-                self._streams[0].put(self._models["weights"], self._models["head"])
+            # Retained, so once is enough; but a gateway may have a stream here and no broker at the moment.
+            for stream in self._streams:
+                stream.put(self._models["weights"], self._models["head"])
 
     def assign(self, tasks: Iterable[OpenTask]) -> None:
         """Give tasks to devices, replacing the open one of each; they are sent again until `settle` closes them."""
@@ -147,6 +149,19 @@ class GatewayLink:
                 if receipt is not None:
                     delivery.stream.put(ToDevice(delivery.device, "receipt", receipt))
 
+    def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Put deliveries that were taken and not settled back where they were."""
+        with self._changed:
+            here = [delivery for delivery in deliveries if delivery.stream in self._streams]
+            self._inbox.extendleft(reversed(here))
+            self._inbox_bytes += sum(len(delivery.payload) for delivery in here)
+
+    def forget_tasks(self) -> None:
+        """Stop sending any task."""
+        with self._changed:
+            self._open.clear()
+            self._sent_at.clear()
+
     def close_tasks(self, tasks: Iterable[tuple[str, bytes]]) -> None:
         """Stop sending the (device, task id) pairs: they are answered or given up."""
         with self._changed:
@@ -156,13 +171,13 @@ class GatewayLink:
                     self._sent_at.pop(device, None)
 
     def close(self) -> None:
-        """End all streams and stop listening."""
+        """Send what is queued, end all streams and stop listening."""
         with self._changed:
             self._closing = True
             for stream in self._streams:
-                stream.close()
+                stream.finish()
             self._changed.notify_all()
-        self._server.stop(grace=1.0).wait()
+        self._server.stop(grace=CLOSE_S).wait()
 
     # --- what gateways bring
 
@@ -179,7 +194,6 @@ class GatewayLink:
             self._inbox_bytes = sum(len(delivery.payload) for delivery in self._inbox)
             self._changed.notify_all()
             if self._streams:
-                self._streams[0].put(*self._models.values())
                 for task in self._open.values():
                     if self._is_online(task.device):
                         self._send_task(task)
@@ -210,6 +224,9 @@ class GatewayLink:
         except MessageError as error:
             LOG.warning("%s: state ignored: %s", frame.device, error)
             return
+        except Exception:  # a decoder must raise nothing else; if one does, the gateway's stream goes on
+            LOG.exception("%s: state could not be decoded", frame.device)
+            return
         with self._changed:
             known = self._devices.get(frame.device)
             if state is None:
@@ -238,6 +255,9 @@ class GatewayLink:
             vitals = messages.decode_vitals(frame.payload)
         except MessageError as error:
             LOG.warning("%s: vitals ignored: %s", frame.device, error)
+            return
+        except Exception:  # a decoder must raise nothing else; if one does, the gateway's stream goes on
+            LOG.exception("%s: vitals could not be decoded", frame.device)
             return
         with self._changed:
             if frame.device in self._devices:
@@ -278,11 +298,14 @@ class GatewayLink:
         with self._changed:
             for device, sent_at in list(self._sent_at.items()):
                 if now - sent_at >= self._task_ttl_s and device in self._open and self._is_online(device):
-                    self._send_task(self._open[device])
+                    # Through another gateway where there is one: the last may have lost its broker.
+                    others = [stream for stream in self._streams if stream is not self._devices[device].stream]
+                    self._send_task(self._open[device], others[0] if others else None)
 
 
 def unreadable(delivery: Delivery, error: Any) -> str:
     """The reason told to a device whose upload can't be read."""
     if delivery.leaf == "oversize":
-        return f"payload of {delivery.payload.decode(errors='replace')[:20]} bytes is over the limit"
+        # The gateway sends its length and digest.
+        return f"payload of {delivery.payload.decode(errors='replace').split()[0][:20]} bytes is over the limit"
     return str(error)

@@ -4,23 +4,27 @@ Ordinary nodes answer with whole arrays; the delta is taken against the weights 
 here for every open message, so staleness needs no help from the client.
 """
 
+import functools
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
 from flwr.app import Message, MessageType
-from flwr.common import FitIns, ndarrays_to_parameters, parameters_to_ndarrays
+from flwr.common import Code, FitIns, ndarrays_to_parameters, parameters_to_ndarrays
 from flwr.common.typing import NDArrays
 from flwr.server.client_proxy import ClientProxy
 from flwr.serverapp import Grid
 
+from pollen.bundle import Tensor
 from pollen.encoding import named
 from pollen.errors import MessageError
+from pollen.fields import MAX_TEXT
 from pollen.messages import Scalar
 from server import flower_private
+from server.arrays import check_arrays, flatten_into
 from server.client_manager import AsyncClientManager
 from server.fleet import Node, Settled
 from server.guard import Arrival
@@ -44,15 +48,27 @@ class _Sent:
 class GridFleet:
     """The nodes of a Flower Grid, free or busy as its AsyncClientManager says.
 
-    `task_config(version, nodes)`: the fit config by node id, as the Flower strategy gives it.
+    tensors: the model's. `task_config(version, nodes)`: the fit config by node id, as the Flower strategy gives it.
+    registers: keep `clients` in step with the Grid here, since no `start_grid` does it.
     """
 
-    def __init__(self, grid: Grid, clients: AsyncClientManager, task_config: TaskConfig) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        clients: AsyncClientManager,
+        tensors: Sequence[Tensor],
+        task_config: TaskConfig,
+        *,
+        registers: bool = False,
+    ) -> None:
         self._grid = grid
         self._clients = clients
+        self._tensors = tuple(tensors)
         self._task_config = task_config
+        self._registers = registers
         self._sent: dict[str, _Sent] = {}
-        self._nodes: dict[int, ClientProxy] = {}
+        self._given_back: list[Arrival] = []
+        self._nodes: frozenset[int] = frozenset()
         self._looked_at = -float("inf")
         self._changed = True
         self._bases: dict[int, Vector] = {}
@@ -94,8 +110,8 @@ class GridFleet:
         outgoing = []
         for task in tasks:
             base = self._bases[task.version]
-            parameters = ndarrays_to_parameters(list(named(base, model.tensors).values()))
-            content = flower_private.fit_instructions(FitIns(parameters, dict(task.config)))
+            weights = ndarrays_to_parameters(list(named(base, model.tensors).values()))
+            content = flower_private.fit_instructions(FitIns(weights, dict(task.config)))
             outgoing.append(Message(content, task.node, MessageType.TRAIN, group_id=str(task.version)))
             self._clients.set_client_to_busy(str(task.node))
         # A failed push comes back as an empty id and its task as a failure, below.
@@ -105,11 +121,25 @@ class GridFleet:
     def collect(self, timeout_s: float) -> list[Arrival]:
         """Replies that have come in; polls, since a Grid has no way to wait."""
         deadline = time.monotonic() + timeout_s
+        given_back, self._given_back = self._given_back, []
         while True:
-            arrivals = self._failed_pushes() + self._pull()
+            arrivals = given_back + self._failed_pushes() + self._pull()
             if arrivals or time.monotonic() >= deadline:
                 return arrivals
             time.sleep(POLL_S)
+
+    def give_back(self, arrivals: Sequence[Arrival]) -> None:
+        """Keep the arrivals for the next `collect`: a Grid gives each reply once."""
+        self._given_back += arrivals
+
+    def finish(self) -> None:
+        """The nodes are free again; what they may still answer is asked for by nobody."""
+        for sent in self._sent.values():
+            self._clients.set_client_to_free(str(sent.task.node))
+        for arrival in self._given_back:
+            self._clients.set_client_to_free(str(arrival.node))
+        self._sent.clear()
+        self._given_back.clear()
 
     def settle(self, settled: Sequence[Settled]) -> None:
         """The node is free again; ordinary nodes wait for no receipt."""
@@ -121,12 +151,10 @@ class GridFleet:
         if now - self._looked_at < ROSTER_S:
             return
         self._looked_at = now
-        nodes = {}
-        for client in self._clients.all().values():
-            node = flower_private.node_id_of(client)
-            if node is not None:
-                nodes[node] = client
-        self._changed = self._changed or nodes.keys() != self._nodes.keys()
+        if self._registers:
+            register_nodes(self._grid, self._clients)
+        nodes = frozenset(_nodes(self._clients))
+        self._changed = self._changed or nodes != self._nodes
         self._nodes = nodes
 
     def _pull(self) -> list[Arrival]:
@@ -145,42 +173,62 @@ class GridFleet:
         return [_failure(self._sent.pop(message_id).task, "the Grid did not take the message") for message_id in failed]
 
     def _read(self, reply: Message, sent: _Sent) -> Arrival:
-        if reply.has_error():
-            return _failure(sent.task, reply.error.reason or f"error {reply.error.code}")
+        """The update in `reply`. Whatever it holds, the worst that comes of it is a refusal."""
         try:
-            result = flower_private.fit_result(reply.content)
-            trained = parameters_to_ndarrays(result.parameters)
-        except (KeyError, ValueError) as error:
+            return self._update(reply, sent)
+        except MessageError as error:
+            return _failure(sent.task, str(error))
+        except Exception as error:
+            LOG.debug("node %s: unreadable reply", sent.task.device, exc_info=True)
             return _failure(sent.task, f"the reply is no answer to a fit instruction: {error!r}")
 
-        def write_delta(out: Vector) -> None:
-            _subtract(trained, sent.base, out)
-
+    def _update(self, reply: Message, sent: _Sent) -> Arrival:
+        if reply.has_error():
+            raise MessageError(reply.error.reason or f"error {reply.error.code}")
+        result = flower_private.fit_result(reply.content)
+        if result.status.code != Code.OK:
+            raise MessageError(f"status {result.status.code.name}: {result.status.message}")
+        if type(result.num_examples) is not int:
+            raise MessageError(f"num_examples is of type {type(result.num_examples).__name__}, not a whole number")
+        trained = parameters_to_ndarrays(result.parameters)
+        check_arrays(trained, self._tensors)
+        numbers = {k: float(v) for k, v in result.metrics.items() if isinstance(v, int | float)}
         return Arrival(
             device=sent.task.device,
             node=sent.task.node,
             task=sent.task.task,
             base=sent.task.version,
             samples=result.num_examples,
-            write_delta=write_delta,
+            write_delta=functools.partial(self._write_delta, trained, sent.base),
             base_weights=sent.base,
-            metrics={k: float(v) for k, v in result.metrics.items() if isinstance(v, int | float)},
+            metrics={name: number for name, number in numbers.items() if math.isfinite(number)},
             size_bytes=sum(array.nbytes for array in trained),
         )
 
+    def _write_delta(self, trained: NDArrays, base: Vector, out: Vector) -> None:
+        flatten_into(out, trained, self._tensors)
+        out -= base
+
+
+def register_nodes(grid: Grid, clients: AsyncClientManager) -> None:
+    """Let `clients` hold the nodes that `grid` has now, and no others of a Grid, as `start_grid` does it."""
+    present = set(grid.get_node_ids())
+    known = _nodes(clients)
+    for node, client in known.items():
+        if node not in present:
+            clients.unregister(client)
+    for node in present - known.keys():
+        clients.register(flower_private.proxy(node, grid))
+
+
+def _nodes(clients: AsyncClientManager) -> dict[int, ClientProxy]:
+    nodes = {}
+    for client in clients.all().values():
+        node = flower_private.node_id_of(client)
+        if node is not None:
+            nodes[node] = client
+    return nodes
+
 
 def _failure(task: OpenTask, reason: str) -> Arrival:
-    return Arrival(task.device, task.node, task.task, error=reason)
-
-
-def _subtract(trained: NDArrays, base: Vector, out: Vector) -> None:
-    """Write trained - base into `out` [P]; MessageError when sizes differ or a number is not finite."""
-    if sum(array.size for array in trained) != base.size:
-        raise MessageError(f"the reply holds {sum(array.size for array in trained)} numbers, the model {base.size}")
-    start = 0
-    for array in trained:
-        out[start : start + array.size] = np.asarray(array, np.float32).ravel()
-        start += array.size
-    out -= base
-    if not np.isfinite(out).all():
-        raise MessageError("the reply holds a number that is not finite")
+    return Arrival(task.device, task.node, task.task, error=reason[:MAX_TEXT])

@@ -1,13 +1,19 @@
 """The admission guard: what an update must be before a rule may see it."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from pollen.errors import MessageError
 from server.model import GlobalModel
 from server.rules.rule import Vector
 
+LOG = logging.getLogger("pollen.server.guard")
+
 MAX_SAMPLES = 2**40  # beyond it a float64 mean of samples would lose whole numbers
+MAX_DELTA = 1e15  # per number; a handful of updates of the largest float32 would overflow the model
 
 
 class RefusedError(Exception):
@@ -18,7 +24,7 @@ class RefusedError(Exception):
 class Arrival:
     """A reply to a task as it came in.
 
-    task: None when the payload could not be read. error: why there is no update (the device failed, or the payload is
+    task: None when `payload` could not be read. error: why there is no update (the device failed, or the payload is
     unusable). write_delta: writes the delta into a float32 [P] vector, raising MessageError when it doesn't fit the
     model. base_weights: the base model [P] where the fleet keeps it itself. handle: what the fleet needs to settle it.
     """
@@ -35,6 +41,7 @@ class Arrival:
     base_weights: Vector | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     size_bytes: int = 0
+    payload: bytes = b""
     handle: object = None
 
 
@@ -42,7 +49,7 @@ def admit(arrival: Arrival, model: GlobalModel, out: Vector) -> int:
     """Check `arrival` and write its delta into `out` [P]; returns its staleness in merges.
 
     Raises RefusedError: the device's own error, fewer than 1 or absurdly many samples, a base version that was never
-    issued, tensors of wrong names, shapes or dtypes, numbers that are not finite.
+    issued, tensors of wrong names, shapes or dtypes, numbers that are not finite or beyond any use.
     """
     if arrival.error or arrival.write_delta is None:
         raise RefusedError(arrival.error or "no update in the reply")
@@ -54,4 +61,11 @@ def admit(arrival: Arrival, model: GlobalModel, out: Vector) -> int:
         arrival.write_delta(out)
     except MessageError as error:
         raise RefusedError(str(error)) from error
+    except Exception as error:
+        # A decoder must raise nothing else; if one does, the sender is refused and the fleet goes on.
+        LOG.exception("%s: an update could not be decoded", arrival.device)
+        raise RefusedError("the update could not be decoded") from error
+    largest = float(np.max(np.abs(out), initial=0.0))
+    if not largest <= MAX_DELTA:
+        raise RefusedError(f"the delta's largest number is {largest:.3g}, above {MAX_DELTA:.0e}")
     return model.version - arrival.base

@@ -1,4 +1,4 @@
-"""The merge loop: the one owner of the model. Collect, admit, merge, commit, tell, dispatch; no rounds.
+"""The merge loop: the one owner of the model. Collect, decide, commit, tell, dispatch; no rounds.
 
 Replies are taken in whatever group they come in, each is merged for itself, and the group is committed in one
 transaction together with the devices' next tasks. Only then does anyone hear of it.
@@ -8,28 +8,26 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
-
-from pollen import messages
-from pollen.fields import MAX_TEXT
-from pollen.messages import Outcome, Receipt
-from pollen.systemd import Watchdog
+from pollen.systemd import Watchdog, notify
 from server.async_strategy import AsynchronousStrategy
+from server.decisions import Decisions, Group
 from server.evaluation import Evaluator
-from server.fleet import Fleet, Node, Settled
-from server.guard import Arrival, RefusedError, admit
-from server.history import AsyncHistory, Merge
+from server.fleet import Fleet, Node
+from server.guard import Arrival
+from server.history import AsyncHistory
 from server.model import GlobalModel
-from server.store import Answer, Commit, StateStore
+from server.store import Commit, StateStore
 from server.tasks import OpenTask, new_task_id
 
 LOG = logging.getLogger("pollen.server")
 
 WAIT_S = 0.5
+LOOK_AGAIN_S = 1.0  # at nodes that are free and have no task: left out by the strategy, or failed a while ago
 BACK_OFF_S = 5.0  # after a device's failure, doubled with each further one
 BACK_OFF_MAX_S = 600.0
+LAST_EVALUATION_S = 10.0  # how long a stop waits for one
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +44,13 @@ class Limits:
 
 
 @dataclass(slots=True)
-class _Group:
-    """What one pass of the loop has decided and not yet committed."""
-
-    settled: list[Settled] = field(default_factory=list)
-    answers: list[Answer] = field(default_factory=list)
-    merges: list[Merge] = field(default_factory=list)
-    rejections: list[tuple[str, str]] = field(default_factory=list)
-
-
-@dataclass(slots=True)
 class _BackOff:
     failures: int
     until: float
 
 
 class MergeLoop:
-    """Merges what a fleet sends into a model until it is told to stop. `run` it in one thread."""
+    """Merges what a fleet sends into a model until it is told to stop. `run` it once, in one thread."""
 
     def __init__(
         self,
@@ -86,9 +74,14 @@ class MergeLoop:
         self._limits = limits
         self._stop = stop
         self._clock = clock
+        self._decisions = Decisions(model, strategy, store, history)
+        self._watchdog = Watchdog()
         self._open: dict[str, OpenTask] = {}
         self._back_off: dict[str, _BackOff] = {}
-        self._scratch = np.empty_like(model.weights)
+        self._left_out = False
+        self._looked_at = -float("inf")
+        self._merges = 0
+        self._started = clock()
         self._published_at = -float("inf")
         self._published_version = -1
         self._evaluated_at = -float("inf")
@@ -100,131 +93,65 @@ class MergeLoop:
         `open_tasks`: those of an earlier process. Raises StoreError when the state can't be made durable: nothing
         undurable has been told to a device then, so every update comes again after a restart.
         """
-        started = self._clock()
-        watchdog = Watchdog()
+        self._started = self._clock()
         self._open = {task.device: task for task in open_tasks}
         for lost in self._fleet.resume(open_tasks):
             del self._open[lost.device]
-        merged_before = self._history.merged
         self._history.add_event("start", self._model.version)
         self._publish()
-        self._dispatch_to(self._fleet.reachable(), _Group())
-        while not self._stop.is_set() and not self._limit_reached(started, merged_before):
-            watchdog.beat()
-            self._decide(self._fleet.collect(WAIT_S), started, merged_before)
+        self._dispatch(self._fleet.reachable(), Group())
+        notify("READY=1")
+        while not self._stop.is_set() and not self._limit_reached(Group()):
+            self._watchdog.beat()
+            self._decide(self._fleet.collect(WAIT_S))
             self._after_merges()
-        self._decide(self._fleet.collect(0.0), started, merged_before)
+        notify("STOPPING=1")
+        while not self._limit_reached(Group()) and (arrivals := self._fleet.collect(0.0)):
+            self._decide(arrivals)
         self._publish()
-        self._evaluate(final=True)
+        self._evaluate_last()
+        self._fleet.finish()
         self._history.add_event("stop", self._model.version)
 
-    def _limit_reached(self, started: float, merged_before: int) -> bool:
+    def _limit_reached(self, group: Group) -> bool:
+        """Whether it is time to stop, `group` being decided and not yet committed."""
         limits = self._limits
-        if limits.merges is not None and self._history.merged - merged_before >= limits.merges:
+        if limits.merges is not None and self._merges + len(group.merges) >= limits.merges:
             return True
-        return limits.train_time_s is not None and self._clock() - started >= limits.train_time_s
+        return limits.train_time_s is not None and self._clock() - self._started >= limits.train_time_s
 
-    def _decide(self, arrivals: Sequence[Arrival], started: float, merged_before: int) -> None:
-        group = _Group()
-        for arrival in arrivals:
-            if self._limit_reached(started, merged_before - len(group.merges)):
-                break  # the rest stays unanswered: its senders keep it
-            self._decide_one(arrival, group)
-        everyone = self._fleet.roster_changed() or bool(self._back_off)
-        candidates = (
-            self._fleet.reachable() if everyone else [Node(s.arrival.node, s.arrival.device) for s in group.settled]
-        )
-        self._dispatch_to(candidates, group)
+    def _decide(self, arrivals: Sequence[Arrival]) -> None:
+        group = Group()
+        for number, arrival in enumerate(arrivals):
+            if self._limit_reached(group):
+                self._fleet.give_back(arrivals[number:])
+                break
+            self._decisions.decide(arrival, self._open, group)
+        for merge in group.merges:
+            self._back_off.pop(merge.device, None)
+        for device in group.failed:
+            self._fail(device)
+        self._dispatch(self._candidates(group), group)
 
-    def _decide_one(self, arrival: Arrival, group: _Group) -> None:
-        open_task = self._open.get(arrival.device)
-        task = arrival.task if arrival.task is not None else open_task.task if open_task else None
-        if task is None:
-            group.rejections.append((arrival.device, arrival.error))
-            group.settled.append(Settled(arrival, None))
-            return
-        if open_task is None or open_task.task != task:
-            group.settled.append(Settled(arrival, self._repeat(arrival, task, group)))
-            return
-        try:
-            staleness = admit(arrival, self._model, self._scratch)
-        except RefusedError as refusal:
-            reason = str(refusal)[:MAX_TEXT]
-            group.rejections.append((arrival.device, reason))
-            self._fail(arrival.device)
-            self._answer(
-                arrival, task, Receipt(task, arrival.seq, "rejected", self._model.version, reason=reason), group
-            )
-            return
-        base = self._model.snapshot(arrival.base) if arrival.base_weights is None else arrival.base_weights
-        merged = self._strategy.merge(self._model.weights, self._scratch, base, staleness, arrival.samples)
-        self._model.version += 1
-        self._back_off.pop(arrival.device, None)
-        receipt = Receipt(
-            task, arrival.seq, "merged", self._model.version, float(merged.weight), staleness, merged.remark
-        )
-        self._answer(arrival, task, receipt, group)
-        group.merges.append(
-            Merge(
-                elapsed_s=self._history.elapsed_s(),
-                version=self._model.version,
-                device=arrival.device,
-                staleness=staleness,
-                samples=arrival.samples,
-                steps=arrival.steps,
-                weight=float(merged.weight),
-                delta_norm=float(np.sqrt(np.dot(self._scratch, self._scratch))),
-                size_bytes=arrival.size_bytes,
-                metrics=arrival.metrics,
-            )
-        )
-
-    def _answer(self, arrival: Arrival, task: bytes, receipt: Receipt, group: _Group) -> None:
-        payload = messages.encode(receipt)
-        group.answers.append(Answer(task, arrival.device, arrival.seq, payload))
-        group.settled.append(Settled(arrival, payload))
-        del self._open[arrival.device]
-
-    def _repeat(self, arrival: Arrival, task: bytes, group: _Group) -> bytes:
-        """The receipt for a reply to a task that isn't open: the first one again, or a rejection."""
-        known = next((a for a in group.answers if a.task == task), None) or self._store.answer(task)
-        if known is None or known.device != arrival.device:
-            reason = "unknown task: it was never given to this device, or was answered long ago"
-            group.rejections.append((arrival.device, reason))
-            return messages.encode(Receipt(task, arrival.seq, "rejected", self._model.version, reason=reason))
-        if known.seq == arrival.seq:
-            return known.receipt
-        first = messages.decode_receipt(known.receipt)
-        outcome: Outcome = "duplicate"
-        reason = f"the task was answered by update {known.seq}"
-        return messages.encode(
-            Receipt(task, arrival.seq, outcome, first.version, first.weight, first.staleness, reason)
-        )
+    def _candidates(self, group: Group) -> Sequence[Node]:
+        """Who may be free for a task: those that have just answered, and now and then everyone."""
+        overdue = self._clock() - self._looked_at >= LOOK_AGAIN_S and (self._left_out or bool(self._back_off))
+        if self._fleet.roster_changed() or overdue:
+            self._looked_at = self._clock()
+            return self._fleet.reachable()
+        return [Node(settled.arrival.node, settled.arrival.device) for settled in group.settled]
 
     def _fail(self, device: str) -> None:
         failures = self._back_off[device].failures + 1 if device in self._back_off else 1
         pause = min(BACK_OFF_S * 2 ** (failures - 1), BACK_OFF_MAX_S)
         self._back_off[device] = _BackOff(failures, self._clock() + pause)
 
-    def _dispatch_to(self, candidates: Sequence[Node], group: _Group) -> None:
+    def _dispatch(self, candidates: Sequence[Node], group: Group) -> None:
         """Commit `group` together with the next tasks of those `candidates` that are free, then tell everyone."""
-        now = self._clock()
-        free = [
-            node
-            for node in candidates
-            if node.device not in self._open
-            and (node.device not in self._back_off or self._back_off[node.device].until <= now)
-        ]
-        opened: list[OpenTask] = []
-        if free and not self._stop.is_set():
-            version = self._fleet.task_version(self._model)
-            configs = self._fleet.task_config(version, free)
-            wall = time.time()
-            opened = [
-                OpenTask(new_task_id(), node.id, node.device, "train", version, wall, configs[node.id])
-                for node in free
-                if node.id in configs
-            ]
+        for device in {answer.device for answer in group.answers.values()}:
+            if device in self._open and self._open[device].task in group.answers:
+                del self._open[device]
+        opened = self._next_tasks(candidates)
         if group.answers or opened:
             merged = bool(group.merges)
             self._store.commit(
@@ -232,11 +159,12 @@ class MergeLoop:
                     version=self._model.version,
                     weights=self._model.weights if merged else None,
                     strategy=self._strategy.state() if merged else {},
-                    answers=group.answers,
+                    answers=list(group.answers.values()),
                     opened=opened,
                 )
             )
         self._open.update((task.device, task) for task in opened)
+        self._merges += len(group.merges)
         self._fleet.settle(group.settled)
         self._fleet.assign(opened, self._model)
         self._history.add_merges(group.merges)
@@ -244,13 +172,33 @@ class MergeLoop:
             LOG.warning("%s: update rejected: %s", device, reason)
             self._history.add_rejection(device, reason)
 
+    def _next_tasks(self, candidates: Sequence[Node]) -> list[OpenTask]:
+        now = self._clock()
+        free = {
+            node.id: node
+            for node in candidates
+            if node.device not in self._open
+            and (node.device not in self._back_off or self._back_off[node.device].until <= now)
+        }
+        if not free or self._stop.is_set():
+            return []
+        version = self._fleet.task_version(self._model)
+        configs = self._fleet.task_config(version, list(free.values()))
+        self._left_out = len(configs) < len(free)
+        wall = time.time()
+        return [
+            OpenTask(new_task_id(), node.id, node.device, "train", version, wall, configs[node.id])
+            for node in free.values()
+            if node.id in configs
+        ]
+
     def _after_merges(self) -> None:
         now = self._clock()
         if now - self._published_at >= self._limits.publish_interval_s:
             self._publish()
         if now - self._evaluated_at >= self._limits.evaluate_interval_s:
             self._evaluated_at = now
-            self._evaluate(final=False)
+            self._evaluate()
 
     def _publish(self) -> None:
         """Publish the current version; the first time also one that an earlier process had published already."""
@@ -267,16 +215,23 @@ class MergeLoop:
         self._published_version = version
         self._published_at = self._clock()
 
-    def _evaluate(self, *, final: bool) -> None:
+    def _evaluate(self) -> None:
+        """Take what the evaluator has finished, and give it the current version when it is idle."""
         if self._evaluator is None:
             return
-        if final:
-            self._evaluator.finish(timeout_s=60)
-        if not self._evaluator.busy and self._model.version != self._evaluated_version:
-            self._evaluated_version = self._model.version
-            self._evaluator.start(self._model.version, self._model.weights.copy())
-        if final:
-            self._evaluator.finish(timeout_s=60)
         for version, (loss, metrics) in self._evaluator.results():
             LOG.info("version %d: loss %.4f %s", version, loss, metrics)
             self._history.add_evaluation(version, loss, metrics)
+        if not self._evaluator.busy and self._model.version != self._evaluated_version:
+            self._evaluated_version = self._model.version
+            self._evaluator.start(self._model.version, self._model.weights.copy())
+
+    def _evaluate_last(self) -> None:
+        """Evaluate the last version, as far as that can be done in `LAST_EVALUATION_S`."""
+        deadline = self._clock() + LAST_EVALUATION_S
+        for _ in range(2):  # one may be running; then comes the last version
+            self._evaluate()
+            while self._evaluator is not None and self._evaluator.busy and self._clock() < deadline:
+                self._watchdog.beat()
+                self._evaluator.finish(WAIT_S)
+        self._evaluate()

@@ -17,6 +17,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from pollen.errors import PollenError
+from pollen.logs import one_line
+from server.history import rotated
 
 Event = dict[str, Any]
 
@@ -40,12 +42,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         history = arguments.run / "history.jsonl" if arguments.run.is_dir() else arguments.run
-        events = read(history)
+        earlier = rotated(history)
+        events = (read(earlier) if earlier.is_file() else []) + read(history)
         folder = arguments.output or history.parent / "plots"
         for path in draw(events, folder):
             sys.stdout.write(f"{path}\n")
     except PollenError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {one_line(str(error))}\n")
         return 1
     return 0
 
@@ -53,26 +56,29 @@ def main(argv: list[str] | None = None) -> int:
 def read(path: Path) -> list[Event]:
     """The events of a history file; a last line cut short by a crash is left out. Raises PollenError."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_bytes().splitlines()
     except OSError as error:
         raise PollenError(f"{path}: can't be read ({error.strerror}); give a run's folder or its history") from error
-    events = []
+    events: list[Event] = []
     for number, line in enumerate(lines, 1):
         try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            event = json.loads(line)
+        except (ValueError, RecursionError) as error:
             if number < len(lines):
-                raise PollenError(f"{path}: line {number} is no JSON ({error.msg}); is it a history file?") from error
+                raise PollenError(f"{path}: line {number} is no JSON; is it a history file?") from error
+            break
+        if not isinstance(event, dict) or "event" not in event or not isinstance(event.get("time"), int | float):
+            raise PollenError(f"{path}: line {number} is no event with its time; is it a history file?")
+        events.append(event)
     return events
 
 
 def draw(events: list[Event], folder: Path) -> list[Path]:
-    """Write one PNG a plot that the events have data for into `folder`; returns their paths."""
+    """Write one PNG a plot that the events have data for into `folder`; returns their paths. Raises PollenError."""
     merges = [event for event in events if event["event"] == "merge"]
     evaluations = [event for event in events if event["event"] == "evaluation"]
     if not merges and not evaluations:
         raise PollenError("the history holds neither merges nor evaluations; there is nothing to draw")
-    folder.mkdir(parents=True, exist_ok=True)
     # Time stamps, not elapsed seconds: a restarted server counts those from zero again.
     start = min(event["time"] for event in events)
     plots: list[tuple[str, Callable[[Axes], None]]] = []
@@ -86,15 +92,22 @@ def draw(events: list[Event], folder: Path) -> list[Path]:
             ("activity", partial(_activity, merges=merges, start=start)),
             ("bytes", partial(_bytes, merges=merges, start=start)),
         ]
-    paths = []
-    for name, plot in plots:
-        figure, axes = plt.subplots(figsize=SIZE_INCHES, layout="constrained")
+    return [_draw_one(plot, folder / f"{name}.png") for name, plot in plots]
+
+
+def _draw_one(plot: Callable[[Axes], None], path: Path) -> Path:
+    figure, axes = plt.subplots(figsize=SIZE_INCHES, layout="constrained")
+    try:
         plot(axes)
-        path = folder / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120)
+    except OSError as error:
+        raise PollenError(f"{path}: can't be written ({error.strerror}); give another folder with -o") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PollenError(f"{path.stem}: an event of the history has not the fields it needs ({error!r})") from error
+    finally:
         plt.close(figure)
-        paths.append(path)
-    return paths
+    return path
 
 
 def _by_device(merges: list[Event]) -> dict[str, list[Event]]:

@@ -1,13 +1,29 @@
 """Settings of `pollen-server`; each class is a TOML table, times are seconds, sizes bytes."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
+from pollen import bridge
+from pollen.encoding import ENCODINGS
 from pollen.identity import check_name
 from pollen.messages import Scalar
 from pollen.service import Logging
+from server.async_strategy import check_cap, named_rule
 from server.bridge_service import Listen
 from server.sample_weight import SampleWeighting
+
+MAX_TTL_S: Final = 2**31
+MAX_UPDATE_BYTES: Final = bridge.MAX_MESSAGE_BYTES // 2
+# What a device accepts: least, most, and whether it counts something.
+TASK_NUMBERS: Final[dict[str, tuple[float, float, bool]]] = {
+    "learning_rate": (1e-12, 1e3, False),
+    "epochs": (1, 1000, True),
+    "max_steps": (1, 100_000, True),
+    "proximal_mu": (0.0, 1e6, False),
+    "min_samples": (1, 2**31, True),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +40,38 @@ class Merging:
     def __post_init__(self) -> None:
         if self.snapshots < 1:
             raise ValueError(f"snapshots = {self.snapshots} must be at least 1")
+        check_cap(self.sample_weight_cap)
+        named_rule(self.rule, self.options, "options.")
 
 
 @dataclass(frozen=True, slots=True)
 class Tasks:
     """`[task]`: `ttl_s` until an unanswered task is sent again; `config`: hyperparameters for the devices
-    (learning_rate, epochs, max_steps, proximal_mu, encoding, new_samples)."""
+    (learning_rate, epochs, max_steps, proximal_mu, min_samples: new examples to train on, and encoding: f32, f16,
+    q8)."""
 
     ttl_s: float = 600.0
     config: dict[str, Scalar] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.ttl_s <= 0:
-            raise ValueError(f"ttl_s = {self.ttl_s} must be above 0")
+        if not 0 < self.ttl_s <= MAX_TTL_S:
+            raise ValueError(f"ttl_s = {self.ttl_s} must be above 0 and at most {MAX_TTL_S}")
+        for name, value in self.config.items():
+            _check_task_config(name, value)
+
+
+def _check_task_config(name: str, value: Scalar) -> None:
+    if name == "encoding":
+        if value not in ENCODINGS:
+            raise ValueError(f"config.encoding = {value!r} must be one of {', '.join(ENCODINGS)}")
+        return
+    if name not in TASK_NUMBERS:
+        known = ", ".join(sorted([*TASK_NUMBERS, "encoding"]))
+        raise ValueError(f"config.{name} is nothing a device knows; known: {known}")
+    least, most, whole = TASK_NUMBERS[name]
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not least <= value <= most:
+        kind = "a whole number" if whole else "a number"
+        raise ValueError(f"config.{name} = {value!r} must be {kind} from {least:.10g} to {most:.10g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +79,10 @@ class Publishing:
     """`[publish]`: at most one snapshot every `min_interval_s`."""
 
     min_interval_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_interval_s < math.inf:
+            raise ValueError(f"min_interval_s = {self.min_interval_s} must be finite and not negative")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +97,8 @@ class Evaluation:
     def __post_init__(self) -> None:
         if self.data is not None and self.hook:
             raise ValueError("data and hook exclude each other; give one")
+        if not 0 < self.interval_s < math.inf:
+            raise ValueError(f"interval_s = {self.interval_s} must be above 0 and finite")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +106,10 @@ class UploadLimits:
     """`[limits]`: the largest update that is read."""
 
     update_bytes: int = 16 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.update_bytes <= MAX_UPDATE_BYTES:
+            raise ValueError(f"update_bytes = {self.update_bytes} must be from 1 to {MAX_UPDATE_BYTES}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,16 +5,17 @@ version with its weights, the strategy's state, the answered tasks with their re
 there is no moment at which an update is merged but could be merged again.
 """
 
+import fcntl
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 
-from pollen import cbor
+from pollen import atomic, cbor
 from pollen.errors import StoreError
 from server.model import ISSUED_KEPT
 from server.rules.rule import Vector
@@ -78,20 +79,28 @@ class StateStore:
 
     def __init__(self, path: Path | None) -> None:
         self._name = ":memory:" if path is None else str(path)
+        self._lock: IO[bytes] | None = None
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(path)
+        try:
+            self._open(path)
+        except BaseException:
+            if self._lock is not None:
+                self._lock.close()
+            raise
+
+    def _open(self, path: Path | None) -> None:
+        with self._errors():
+            if path is not None and (not path.exists() or path.stat().st_size == 0):
+                _create(path)
+        if path is not None:
             _check_file(path)
         with self._errors():
             # The merge loop is the only user, but it need not run in the thread that built the server.
             self._db = sqlite3.connect(self._name, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
+            if path is None:
+                _write_schema(self._db)
             self._db.execute("PRAGMA synchronous=FULL")
-            if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
-                with self._transaction():
-                    for statement in _SCHEMA.split(";\n"):
-                        self._db.execute(statement)
-                    self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
-                    self._db.execute(f"PRAGMA user_version={FORMAT}")
 
     def load(self) -> Stored | None:
         """The state at the last commit, None for a new store."""
@@ -161,6 +170,8 @@ class StateStore:
     def close(self) -> None:
         """Close the file; what was committed stays."""
         self._db.close()
+        if self._lock is not None:
+            self._lock.close()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -178,7 +189,7 @@ class StateStore:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{self._name}: {error}; check the disk's space and health, then start again") from error
 
 
@@ -202,10 +213,46 @@ def _vector(blob: bytes) -> Vector:
     return np.frombuffer(blob, "<f4").astype(np.float32)
 
 
+def _write_schema(db: sqlite3.Connection) -> None:
+    for statement in _SCHEMA.split(";\n"):
+        db.execute(statement)
+    db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+    db.execute(f"PRAGMA user_version={FORMAT}")
+
+
+def _create(path: Path) -> None:
+    """Make an empty store beside `path` and rename it into place: a kill leaves none, or a whole one."""
+    new = path.with_name(f"{path.name}.new")
+    for leftover in path.parent.glob(f"{new.name}*"):
+        leftover.unlink()
+    db = sqlite3.connect(new, isolation_level=None)
+    try:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        _write_schema(db)
+    finally:
+        db.close()
+    new.replace(path)
+    atomic.flush_folder(path.parent)
+
+
+def _lock(path: Path) -> IO[bytes]:
+    """Make the folder, and hold `path`.lock until the process ends: two servers on one state would undo each other."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(f"{path.name}.lock").open("wb")
+    except OSError as error:
+        raise StoreError(f"{path}: can't be opened ({error.strerror}); give a state_dir that can be written") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise StoreError(f"{path}: in use by another server; stop it or give another state_dir") from error
+    return lock
+
+
 def _check_file(path: Path) -> None:
     """Refuse a file that is no whole Pollen store of this format, before SQLite could write to it."""
-    if not path.exists() or path.stat().st_size == 0:
-        return
     try:
         db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
         try:

@@ -1,6 +1,7 @@
 """The server's history, read while it is written: JSON lines, one event each."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,19 @@ class History:
             return []
         whole = text[: text.rfind(b"\n") + 1]
         self._position += len(whole)
-        new = [json.loads(line) for line in whole.splitlines()]
+        new = [_with_nan(json.loads(line)) for line in whole.splitlines()]
         self.events += new
         return new
 
     def of(self, kind: str) -> Iterator[Event]:
         """The events of one kind, oldest first."""
         return (event for event in self.events if event["event"] == kind)
+
+
+def _with_nan(event: Event) -> Event:
+    """`event` with NaN where an evaluation or a device's metric was not finite: JSON has null there."""
+    if event.get("loss", 0.0) is None:
+        event["loss"] = math.nan
+    metrics = event.get("metrics", {})
+    event["metrics"] = {name: math.nan if value is None else value for name, value in metrics.items()}
+    return event

@@ -147,7 +147,10 @@ def summarise(
     merges = [event for event in events if event["event"] == "merge"]
     evaluations = [event for event in events if event["event"] == "evaluation"]
     scores = [{"loss": event["loss"], **event["metrics"]} for event in evaluations]
-    rejections = Counter(event["reason"] for event in events if event["event"] == "rejection")
+    rejections: Counter[str] = Counter()
+    for event in events:
+        if event["event"] == "rejection":
+            rejections[event["reason"]] += 1 + event.get("suppressed", 0)
     return Summary(
         seconds=seconds,
         version=merges[-1]["version"] if merges else 0,

@@ -1,5 +1,6 @@
 """FedAsync (Xie, Koyejo, Gupta, "Asynchronous Federated Optimization", arXiv 1903.03934, algorithm 1)."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -49,6 +50,7 @@ class FedAsync:
 
     When an update's base snapshot has been dropped, direction "model" falls back to "delta" and says so.
     `staleness`: constant, polynomial with exponent `a`, or hinge with slope `hinge_a` from `hinge_b` merges on.
+    Raises ValueError naming the option.
     """
 
     alpha: float = 0.6
@@ -62,10 +64,14 @@ class FedAsync:
         for name, choices in (("staleness", get_args(Staleness)), ("direction", get_args(Direction))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} = {getattr(self, name)!r} must be one of {', '.join(choices)}")
+        for name in ("alpha", "a", "hinge_a", "hinge_b"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"{name} = {value!r} must be a number")
+            if not math.isfinite(value) or value < 0:
+                raise ValueError(f"{name} = {value} must be finite and not negative")
         if not 0 < self.alpha <= 1:
             raise ValueError(f"alpha = {self.alpha} must be above 0 and at most 1")
-        if min(self.a, self.hinge_a, self.hinge_b) < 0:
-            raise ValueError("a, hinge_a and hinge_b must not be negative")
 
     def weight(self, staleness: int, sample_weight: float) -> float:
         """alpha_t for an update `staleness` merges old with sample weight c(n)."""

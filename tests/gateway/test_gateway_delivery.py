@@ -184,7 +184,8 @@ def test_an_oversize_update_goes_up_as_its_length(gateway, server, device, wait_
     sender.publish("update", bytes(1000))
     wait_until(lambda: len(server.payloads) == 2, WAIT_S, "both arrived")
     large, fitting = server.stream.uploads
-    assert (large.device, large.leaf, large.payload) == ("device-1", "oversize", b"1001")
+    length, digest = large.payload.split()
+    assert (large.device, large.leaf, length, len(digest)) == ("device-1", "oversize", b"1001", 64)
     assert (fitting.leaf, fitting.payload) == ("update", bytes(1000))
 
 

@@ -21,11 +21,24 @@ GETTERS: dict[str, tuple[Callable[[Fields], Any], list[Any], list[Any]]] = {
     "text": (lambda f: f.text("x"), ["", "a" * 1024], ["a" * 1025, b"a", 1, None]),
     "texts": (lambda f: list(f.texts("x")), [[], ["a", "b"]], ["a", ["a", 1], ["a" * 1025], ["a"] * 257, None]),
     "choice": (lambda f: f.choice("x", ("a", "b")), ["a", "b"], ["c", "", 1, ["a"], np.zeros(3), np.zeros(0), None]),
-    "reals": (lambda f: f.reals("x"), [{}, {"a": 1, "b": 2.5}], [{"a": float("nan")}, {1: 1}, {"a": True}, [], None]),
+    "reals": (
+        lambda f: f.reals("x"),
+        [{}, {"a": 1, "b": 2.5}, {"a" * 64: 1}, {str(n): 1 for n in range(32)}],
+        [{"a": float("nan")}, {1: 1}, {"a": True}, {"a" * 65: 1}, {str(n): 1 for n in range(33)}, [], None],
+    ),
     "scalars": (
         lambda f: f.scalars("x"),
-        [{}, {"a": 1, "b": True, "c": "d", "e": 0.5}],
-        [{"a": None}, {"a": [1]}, {"a": float("inf")}, {"a": b"b"}, {str(n): 1 for n in range(257)}, None],
+        [{}, {"a": 1, "b": True, "c": "d", "e": 0.5}, {"a": "a" * 1024}, {"a" * 64: 1}],
+        [
+            {"a": None},
+            {"a": [1]},
+            {"a": float("inf")},
+            {"a": b"b"},
+            {"a": "a" * 1025},
+            {"a" * 65: 1},
+            {str(n): 1 for n in range(33)},
+            None,
+        ],
     ),
 }
 

@@ -71,13 +71,17 @@ def test_an_absolute_path_stays(tmp_path: Path) -> None:
         ('name = "n"\nkind = "c"', "kind = 'c' must be one of 'a', 'b'"),
         ('name = "n"\nfile = 3', "file = 3 must be text"),
         ('name = "n"\nextra = 3', "extra = 3 must be a table"),
-        ('name = "n"\nextra = {a = [1]}', "must be a table of numbers, texts or switches"),
+        ('name = "n"\nextra = {a = [1]}', "must be a table of finite numbers, texts or switches"),
         ('name = "n"\ninner = 3', "inner must be a table, [inner]"),
         ('name = "n"\n[inner]\nport = 1.5', "inner.port = 1.5 must be a whole number"),
         ('name = "n"\n[inner]\nport = true', "inner.port = True must be a whole number"),
         ('name = "n"\n[inner]\nport = "1"', "inner.port = '1' must be a whole number"),
         ('name = "n"\n[inner]\nport = 10', "inner.port = 10 must be at most 9"),
-        ('name = "n"\n[inner]\nrate = "fast"', "inner.rate = 'fast' must be a number"),
+        ('name = "n"\n[inner]\nrate = "fast"', "inner.rate = 'fast' must be a finite number"),
+        ('name = "n"\n[inner]\nrate = nan', "inner.rate = nan must be a finite number"),
+        ('name = "n"\n[inner]\nrate = -inf', "inner.rate = -inf must be a finite number"),
+        ('name = "n"\n[inner]\nrate = 1' + "0" * 400, "must be a finite number"),
+        ('name = "n"\nextra = {a = nan}', "must be a table of finite numbers"),
         ('name = "n"\n[inner]\nnames = "x"', "inner.names = 'x' must be a list"),
         ('name = "n"\n[inner]\nnames = [1]', "inner.names = 1 must be text"),
         ('name = "n"\n[inner]\nprot = 1', "inner.prot is no setting here; known: names, password, port, rate"),
@@ -126,17 +130,41 @@ def test_variables_win_over_the_file_and_suffice_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "says"),
     [
-        ("POLLEN_INNER_PORT", "eight", "inner.port = 'eight' must be a number"),
+        ("POLLEN_INNER_PORT", "eight", "inner.port = 'eight' must be a whole number"),
+        ("POLLEN_INNER_RATE", "nan", "inner.rate = 'nan' must be a finite number"),
         ("POLLEN_INNER_PORT", "10", "port = 10 must be at most 9"),
         ("POLLEN_FLAG", "yes", "flag = 'yes' must be true or false"),
         ("POLLEN_KIND", "z", "kind = 'z' must be one of"),
     ],
 )
-def test_a_wrong_variable_is_refused_by_its_field(variable: str, value: str, says: str) -> None:
+@pytest.mark.parametrize("with_file", [False, True])
+def test_a_wrong_variable_is_refused_by_its_own_name_and_its_field(
+    tmp_path: Path, with_file: bool, variable: str, value: str, says: str
+) -> None:
+    path = write(tmp_path, 'name = "n"\n[inner]\nrate = 1') if with_file else None
     with pytest.raises(SettingsError) as refusal:
-        settings.load(Example, None, {"POLLEN_NAME": "n", variable: value})
-    assert str(refusal.value).startswith("environment: ")
+        settings.load(Example, path, {"POLLEN_NAME": "n", variable: value})
+    assert str(refusal.value).startswith(f"{variable}: ")
     assert says in str(refusal.value)
+
+
+def test_a_wrong_value_of_the_file_is_blamed_on_the_file_whatever_variables_there_are(tmp_path: Path) -> None:
+    path = write(tmp_path, 'name = "n"\n[inner]\nport = 10')
+    with pytest.raises(SettingsError) as refusal:
+        settings.load(Example, path, {"POLLEN_INNER_RATE": "1", "POLLEN_NAME": "m"})
+    assert str(refusal.value) == f"{path}: inner.port = 10 must be at most 9"
+
+
+def test_a_mistyped_variable_of_a_known_table_is_refused_and_others_are_left_alone() -> None:
+    with pytest.raises(SettingsError) as refusal:
+        settings.load(Example, None, {"POLLEN_NAME": "n", "POLLEN_INNER_PROT": "1"})
+    assert str(refusal.value) == (
+        "POLLEN_INNER_PROT: [inner] has no such setting; known: "
+        "POLLEN_INNER_NAMES, POLLEN_INNER_PASSWORD, POLLEN_INNER_PORT, POLLEN_INNER_RATE"
+    )
+    assert (
+        settings.load(Example, None, {"POLLEN_NAME": "n", "POLLEN_OTHER_PORT": "1", "POLLEN_INNERT": "x"}).name == "n"
+    )
 
 
 def test_a_variable_for_a_table_that_the_file_has_as_a_value_is_refused(tmp_path: Path) -> None:
@@ -199,6 +227,7 @@ def test_each_roles_settings_need_little_and_are_read_back_as_shown(tmp_path: Pa
         (EdgeSettings, 'device = "d"\nfleet = "f"\nmodel = "m"\n[broker]\nport = 0', "broker.port = 0 must be from 1"),
         (Gateway, 'fleet = "f"\n[broker]\ncertificate = "c"', "broker.certificate and key belong together"),
         (Gateway, 'fleet = "f"\n[limits]\nupdate_bytes = 0', "limits.update_bytes = 0 must be from 1"),
+        (Gateway, 'fleet = "f"\n[limits]\nreceive_maximum = 10001', "limits.receive_maximum = 10001 must be from 1 to"),
         (Gateway, 'fleet = "f"\n[server]\nhost = "example.org"', "server.host = 'example.org' is not loopback"),
         (
             ServerSettings,

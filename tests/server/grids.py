@@ -1,6 +1,6 @@
-"""A Grid that no node stands behind, for tests of what only carries a Grid around."""
+"""Grids that no Flower process stands behind, for tests of what is made of a Grid."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -10,9 +10,10 @@ from server.flower_private import Run
 
 
 class SilentGrid(Grid):
-    """Keeps what is pushed; nobody answers."""
+    """Keeps what is pushed; nobody answers. `nodes`: the ids of those that are there."""
 
-    def __init__(self) -> None:
+    def __init__(self, nodes: Iterable[int] = ()) -> None:
+        self.nodes = list(nodes)
         self.pushed: list[Message] = []
         self._run = flower_private.empty_run(7)
 
@@ -29,11 +30,12 @@ class SilentGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        return []
+        return list(self.nodes)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        first = len(self.pushed)
         self.pushed += messages
-        return [str(number) for number in range(len(self.pushed))]
+        return [str(number) for number in range(first, len(self.pushed))]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:  # noqa: ARG002
         return []
@@ -46,3 +48,26 @@ class SilentGrid(Grid):
     ) -> Iterable[Message]:
         self.push_messages(messages)
         return []
+
+
+class AnsweringGrid(SilentGrid):
+    """Each node answers a message at once with what `answer(message)` makes of it."""
+
+    def __init__(self, nodes: Iterable[int], answer: Callable[[Message], RecordDict]) -> None:
+        super().__init__(nodes)
+        self._answer = answer
+        self._replies: dict[str, Message] = {}
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        messages = list(messages)
+        ids = list(super().push_messages(messages))
+        for message_id, message in zip(ids, messages, strict=True):
+            content = self._answer(message)
+            self._replies[message_id] = Message(content, reply_to=flower_private.with_id(message, message_id))
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return [self._replies.pop(message_id) for message_id in message_ids if message_id in self._replies]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:  # noqa: ARG002
+        return self.pull_messages(self.push_messages(messages))

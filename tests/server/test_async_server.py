@@ -195,7 +195,7 @@ def test_an_unusable_update_is_rejected_with_its_reason_and_nothing_stops(
         (b"\xd8\x23\x61\x28", "update", "CBOR tag 35"),
         (b"\x9b" + b"\xff" * 8, "update", "ends early"),
         (b"", "update", "ends early"),
-        (b"99000000", "oversize", "99000000 bytes is over the limit"),
+        (b"99000000 abcdef", "oversize", "99000000 bytes is over the limit"),
         (b"\xa1\x61v\x02", "update", "message version 2"),
     ],
 )

@@ -140,7 +140,16 @@ def test_a_strategys_state_survives_a_restart() -> None:
         ({"rule": "fedasync", "a": -1}, "a"),
         ({"rule": "fedasync", "staleness": "polynomail"}, "polynomail"),
         ({"rule": "fedasync", "direction": "sideways"}, "direction"),
+        ({"rule": "fedasync", "alpha": "x"}, "alpha = 'x' must be a number"),
+        ({"rule": "fedasync", "alpha": True}, "alpha = True must be a number"),
+        ({"rule": "fedasync", "a": float("nan")}, "a = nan must be finite"),
+        ({"rule": "fedasync", "hinge_a": float("inf")}, "hinge_a = inf must be finite"),
+        ({"rule": "fedasync", "hinge_b": "4"}, "hinge_b = '4' must be a number"),
+        ({"rule": "fedasync", "staleness": 3}, "staleness = 3 must be one of"),
+        ({"rule": "fedasync", "alpa": 1}, "alpa is no option of rule fedasync; known: alpha, staleness, a,"),
         ({"sample_weight_cap": 0.5}, "sample_weight_cap"),
+        ({"sample_weight_cap": float("inf")}, "sample_weight_cap"),
+        ({"sample_weight_cap": float("nan")}, "sample_weight_cap"),
     ],
 )
 def test_wrong_options_are_refused_by_name(options: dict[str, object], named: str) -> None:

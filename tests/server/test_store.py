@@ -207,7 +207,9 @@ def test_an_unusable_file_is_refused_by_name_and_left_as_it_is(
     assert says in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir() if not file.name.endswith(("-shm", "-wal"))] == ["state.sqlite"]
+    assert [file.name for file in tmp_path.iterdir() if not file.name.endswith(("-shm", "-wal", ".lock"))] == [
+        "state.sqlite"
+    ]
 
 
 def test_a_folder_in_the_stores_place_is_refused_by_name(tmp_path: Path) -> None:
