@@ -11,16 +11,12 @@ from pathlib import Path
 import pytest
 
 from pollen.bundle import Bundle
+from tests import tflite
 from tests.edge_client.fleet import Device, Server, write_settings
 
 PROJECT = Path(__file__).parents[2]
 COMPILE = Path(__file__).with_name("bundles.py")
 ACCOUNTS = ("pi-1", "pi-2")
-
-
-def _tflite_python() -> Path:
-    # Not resolved: the link to the interpreter is what makes it that environment's.
-    return Path(os.environ.get("POLLEN_TFLITE_PYTHON", PROJECT / ".venv-tflite" / "bin" / "python"))
 
 
 @pytest.fixture(scope="session")
@@ -51,12 +47,7 @@ def device_python(request: pytest.FixtureRequest) -> str:
         return sys.executable
     if importlib.util.find_spec("tflite_runtime") is not None:
         return sys.executable
-    python = _tflite_python()
-    if not python.exists():
-        if os.environ.get("POLLEN_NO_TFLITE"):
-            pytest.skip("no tflite-runtime for this Python (POLLEN_NO_TFLITE is set)")
-        pytest.fail(f"{python} is missing: `make test` makes it, or set POLLEN_TFLITE_PYTHON")
-    return str(python)
+    return tflite.python()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 
 import pollen
 from pollen.bundle import Bundle
+from tests import tflite
 
 STEPS, BATCH = 20, 16
 PROJECT = Path(__file__).parents[2]
@@ -209,18 +210,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return Prepared(folder, references, predictions)
 
 
-def _tflite_python() -> str:
-    path = Path(os.environ.get("POLLEN_TFLITE_PYTHON", PROJECT / ".venv-tflite" / "bin" / "python"))
-    if not path.exists():
-        pytest.fail(f"no Python with tflite-runtime at {path}; `make test` makes it")
-    return str(path)
-
-
 @pytest.fixture(scope="session", params=["litert", "tflite"])
 def trained(request: pytest.FixtureRequest, prepared: Prepared) -> str:
     """The interpreter that has trained all cases, in one process of its own."""
     runtime: str = request.param
-    python = sys.executable if runtime == "litert" else _tflite_python()
+    python = sys.executable if runtime == "litert" else tflite.python()
     environment = os.environ | {"PYTHONPATH": str(Path(pollen.__file__).parents[1])}
     script = Path(__file__).with_name("training_steps.py")
     run = subprocess.run(
