@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc
-from pollen.tls import check_endpoint
 
 from pollen import bridge
 from pollen.bridge import Frame, Hello, ModelMessage, ToDevice
 from pollen.errors import MessageError, PollenError, SettingsError
+from pollen.tls import check_endpoint
 
 LOG = logging.getLogger("pollen.server.bridge")
 
