@@ -8,7 +8,7 @@ from pollen import messages
 from pollen.errors import MessageError
 from pollen.fields import MAX_TEXT
 from pollen.messages import Result, Update
-from server.gateway_link import Delivery, unreadable
+from server.gateway_link import Delivery
 
 LOG: Final = logging.getLogger("pollen.server.delivery")
 
@@ -39,4 +39,12 @@ def read(delivery: Delivery, limit_bytes: int) -> Reply:
         if not isinstance(error, MessageError):
             # A decoder must raise nothing else; if one does, the sender is refused and the fleet goes on.
             LOG.exception("%s: a %s could not be decoded", delivery.device, delivery.leaf)
-        return Reply(None, error=unreadable(delivery, error)[:MAX_TEXT])
+        return Reply(None, error=_unreadable(delivery, error)[:MAX_TEXT])
+
+
+def _unreadable(delivery: Delivery, error: Exception) -> str:
+    """The reason told to a device whose upload can't be read."""
+    if delivery.leaf == "oversize":
+        # The gateway sends its length and digest.
+        return f"payload of {delivery.payload.decode(errors='replace').split()[0][:20]} bytes is over the limit"
+    return str(error)

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from pollen import messages
 from pollen.bridge import Accepted, DeviceState, DeviceVitals, Frame, ModelMessage, ToDevice, Upload
@@ -18,7 +18,7 @@ from pollen.bundle import Bundle
 from pollen.encoding import named
 from pollen.errors import MessageError
 from pollen.identity import node_id
-from pollen.messages import Birth, Head, Session, Snapshot, Task, Vitals
+from pollen.messages import Birth, Head, Session, Snapshot, Task
 from server.bridge_service import BridgeService, Listen, Stream, serve
 from server.model import digest
 from server.rules.rule import Vector
@@ -50,7 +50,6 @@ class _Device:
     online: bool
     stream: Stream  # that last brought something of it: what goes to the device stays in order on one gateway
     birth: Birth | None = None
-    vitals: Vitals | None = None
 
 
 class GatewayLink:
@@ -93,12 +92,6 @@ class GatewayLink:
     def device_of(self, node: int) -> str | None:
         """The device behind a Flower node id, None when it was never seen."""
         return self._names.get(node)
-
-    def vitals(self, device: str) -> Vitals | None:
-        """The newest vitals of a device, None when there were none."""
-        with self._changed:
-            known = self._devices.get(device)
-            return known.vitals if known else None
 
     def publish(self, version: int, weights: Vector) -> None:
         """Make `weights` [P] the retained snapshot that devices train from."""
@@ -211,7 +204,7 @@ class GatewayLink:
             case DeviceState():
                 self._note_state(stream, frame)
             case DeviceVitals():
-                self._note_vitals(frame)
+                pass  # for whoever watches the fleet; merging needs none of it
             case _:
                 raise MessageError(f"a gateway does not send {type(frame).__name__} frames here")
 
@@ -234,8 +227,7 @@ class GatewayLink:
                 changed = online is not None and online.online
             elif isinstance(state, Birth):
                 changed = known is None or not known.online or known.session != state.session
-                vitals = known.vitals if known else None
-                self._devices[frame.device] = _Device(state.session, True, stream, state, vitals)
+                self._devices[frame.device] = _Device(state.session, True, stream, state)
                 self._names[node_id(frame.device)] = frame.device
             else:
                 # A late will of an earlier connection says nothing about the present one.
@@ -249,19 +241,6 @@ class GatewayLink:
             if changed:
                 self._roster_version += 1
                 self._changed.notify_all()
-
-    def _note_vitals(self, frame: DeviceVitals) -> None:
-        try:
-            vitals = messages.decode_vitals(frame.payload)
-        except MessageError as error:
-            LOG.warning("%s: vitals ignored: %s", frame.device, error)
-            return
-        except Exception:  # a decoder must raise nothing else; if one does, the gateway's stream goes on
-            LOG.exception("%s: vitals could not be decoded", frame.device)
-            return
-        with self._changed:
-            if frame.device in self._devices:
-                self._devices[frame.device].vitals = vitals
 
     # --- sending; the caller holds the lock
 
@@ -301,11 +280,3 @@ class GatewayLink:
                     # Through another gateway where there is one: the last may have lost its broker.
                     others = [stream for stream in self._streams if stream is not self._devices[device].stream]
                     self._send_task(self._open[device], others[0] if others else None)
-
-
-def unreadable(delivery: Delivery, error: Any) -> str:
-    """The reason told to a device whose upload can't be read."""
-    if delivery.leaf == "oversize":
-        # The gateway sends its length and digest.
-        return f"payload of {delivery.payload.decode(errors='replace').split()[0][:20]} bytes is over the limit"
-    return str(error)
