@@ -43,8 +43,11 @@ def bundle_of(kilobytes: int) -> Bundle:
         model="bench",
         weights=tuple(Tensor(f"t{i}", (each,)) for i in range(TENSORS)),
         state=(),
+        frozen=(),
+        personal=(),
         input_shape=(1,),
         input_dtype="float32",
+        input_below=0,
         output_shape=(1,),
         label_shape=(1,),
         label_dtype="float32",
@@ -54,8 +57,9 @@ def bundle_of(kilobytes: int) -> Bundle:
         optimizer=Optimizer("sgd", 0.1, {}),
         keras_version="-",
         tensorflow_version="-",
+        architecture="",
     )
-    return Bundle(manifest, b"-", np.zeros(each * TENSORS, np.float32), np.zeros(0, np.float32))
+    return Bundle(manifest, b"-", np.zeros(each * TENSORS, np.float32), *[np.zeros(0, np.float32)] * 2)
 
 
 def bare_mqtt(broker: Mosquitto, account: Account, kilobytes: int, seconds: float) -> float:

@@ -97,7 +97,7 @@ def bandwidth() -> dict[str, Callable[[], object]]:
 
 def flower_async(parameters: int, x: Vector, d: Vector) -> Callable[[], object]:
     """A merge as flower-async does it, of six arrays."""
-    tensors = bundle_of(parameters * 4 // 1000).manifest.weights
+    tensors = bundle_of(parameters * 4 // 1000).manifest.shared
     size = sum(int(np.prod(tensor.shape)) for tensor in tensors)
     server = ndarrays_to_parameters(list(named(x[:size], tensors).values()))
     client = ndarrays_to_parameters(list(named(x[:size] + d[:size], tensors).values()))
@@ -112,7 +112,7 @@ def flower_async(parameters: int, x: Vector, d: Vector) -> Callable[[], object]:
 
 def whole_way(parameters: int, d: Vector) -> Callable[[], object]:
     """From an update's payload to the merged model."""
-    tensors = bundle_of(parameters * 4 // 1000).manifest.weights
+    tensors = bundle_of(parameters * 4 // 1000).manifest.shared
     size = sum(int(np.prod(tensor.shape)) for tensor in tensors)
     payload = messages.encode(Update(b"t" * 16, 1, 0, 32, 4, named(d[:size], tensors)))
     model, scratch = np.zeros(size, np.float32), np.empty(size, np.float32)

@@ -70,9 +70,9 @@ class Device:
 def run(settings: dict[str, Any]) -> None:
     """Answer tasks until standard input is closed; prints one JSON line with what was done."""
     bundle = Bundle.read(Path(settings["bundle"]))
-    size = bundle.manifest.parameters
+    size = bundle.manifest.shared_size
     delta = np.random.default_rng(1).normal(0, 1e-4, size).astype(np.float32)
-    wire: dict[str, Any] = dict(named(delta, bundle.manifest.weights))
+    wire: dict[str, Any] = dict(named(delta, bundle.manifest.shared))
     devices = [Device(name, settings, wire) for name in settings["devices"]]
     selector = selectors.DefaultSelector()
     selector.register(sys.stdin, selectors.EVENT_READ)

@@ -24,10 +24,10 @@ def compress(
     """
     total = delta if residual is None else delta + residual
     if chosen == "f32":
-        return dict(encoding.named(total, manifest.weights)), None
+        return dict(encoding.named(total, manifest.shared)), None
     # numpy.random costs 7 MB, so only the encodings that round load it.
     generator = np.random.default_rng(chance.getrandbits(128))
-    wire = encoding.encode(total, manifest.weights, chosen, generator)
+    wire = encoding.encode(total, manifest.shared, chosen, generator)
     sent = np.empty_like(total)
-    encoding.decode_into(sent, wire, manifest.weights)
+    encoding.decode_into(sent, wire, manifest.shared)
     return wire, total - sent

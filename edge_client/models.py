@@ -28,8 +28,8 @@ def check_snapshot(payload: bytes, manifest: Manifest, limit_bytes: int) -> Vers
     snapshot = messages.decode_snapshot(payload, limit_bytes)
     if snapshot.model != manifest.model:
         raise MessageError(f"weights: of model {snapshot.model!r}, expected {manifest.model!r}")
-    weights = np.empty(manifest.parameters, np.float32)
-    encoding.decode_into(weights, snapshot.weights, manifest.weights)
+    weights = np.empty(manifest.shared_size, np.float32)
+    encoding.decode_into(weights, snapshot.weights, manifest.shared)
     if hashlib.sha256(weights.data).digest() != snapshot.digest:
         raise MessageError(f"weights: version {snapshot.version} doesn't match its digest")
     weights.flags.writeable = False

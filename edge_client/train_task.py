@@ -70,7 +70,7 @@ def resume(task: Task, model: DeviceModel, outbox: Outbox, limit_bytes: int) -> 
     if local is None:
         update = messages.decode_update(outbox.payload(task.task), limit_bytes)
         local = np.empty_like(base.weights)
-        encoding.decode_into(local, update.delta, graph.manifest.weights)
+        encoding.decode_into(local, update.delta, graph.manifest.shared)
         local += base.weights
         # What was sent differs from what was trained by the residuals on both sides of it.
         left = outbox.unsent_residual(task.task, len(local))
@@ -166,7 +166,7 @@ def store_update(
         raise StoreError("the model is gone")
     skipped = _skipped(outbox.row(train.task.task), trained.weights - base.weights, plan)
     chosen = train.task.config.get("encoding", default)
-    against, origin, missed = None, base.weights, outbox.residual(model.digest, graph.manifest.parameters)
+    against, origin, missed = None, base.weights, outbox.residual(model.digest, graph.manifest.shared_size)
     if plan.against is not None:
         # What this update misses lies between the contribution and the next model, so the next residual carries it.
         (against, origin), missed = _contributed(plan.against, model, outbox), None

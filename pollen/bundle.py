@@ -1,8 +1,8 @@
 """The model bundle: one file with the training graph, its first weights, and how both are to be used.
 
 A bundle is one canonical CBOR map: format `v`, `manifest`, `graph` (a .tflite file with the signatures
-`grad` and `infer`), `weights` (float32 [P]), `state` (float32 [S]) and `digest`, the SHA-256 of the canonical
-encoding of the map without it. The same model compiled twice gives the same bytes.
+`grad` and `infer`), `weights` (float32 [P]), `state` (float32 [S]), `frozen` (float32 [C]) and `digest`, the SHA-256
+of the canonical encoding of the map without it. The same model compiled twice gives the same bytes.
 """
 
 import hashlib
@@ -16,10 +16,11 @@ import numpy.typing as npt
 from pollen import atomic, cbor, manifest
 from pollen.errors import BundleError, MessageError
 from pollen.manifest import Loss, Manifest, Optimizer, Shape, Tensor
+from pollen.sharing import Sharing
 
 __all__ = ["Bundle", "Floats", "Loss", "Manifest", "Optimizer", "Shape", "Tensor"]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 LIMIT_BYTES: Final = 256 * 2**20
 
 Floats = npt.NDArray[np.float32]
@@ -27,7 +28,9 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bundle:
-    """A compiled model. `weights` float32 [P] and `state` float32 [S] are read-only: copy them to train.
+    """A compiled model. `weights` [P], `state` [S] and `frozen` [C], float32, are read-only: copy them to train.
+
+    `frozen` stands in the graph too, as constants; here so that a Keras model can be made of the bundle again.
 
     Raises BundleError when sizes disagree with the manifest or a value isn't finite.
     """
@@ -36,10 +39,13 @@ class Bundle:
     graph: bytes
     weights: Floats
     state: Floats
+    frozen: Floats
     digest: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        for name, size in (("weights", self.manifest.parameters), ("state", self.manifest.state_size)):
+        manifest = self.manifest
+        sizes = {"weights": manifest.parameters, "state": manifest.state_size, "frozen": manifest.frozen_size}
+        for name, size in sizes.items():
             values = np.asarray(getattr(self, name))
             if values.dtype != np.float32 or values.shape != (size,):
                 raise BundleError(
@@ -52,6 +58,13 @@ class Bundle:
             values.flags.writeable = False
             object.__setattr__(self, name, values)
         object.__setattr__(self, "digest", _digest(self._content()))
+
+    @property
+    def shared(self) -> Floats:
+        """The first values [F] of the tensors in `manifest.shared`, one after the other; read-only."""
+        shared, _ = Sharing(self.manifest).split(self.weights, self.state)
+        shared.flags.writeable = False
+        return shared
 
     def to_bytes(self) -> bytes:
         """The bundle file's content."""
@@ -101,6 +114,7 @@ class Bundle:
             "graph": self.graph,
             "weights": self.weights,
             "state": self.state,
+            "frozen": self.frozen,
         }
 
     @classmethod
@@ -121,6 +135,7 @@ class Bundle:
             graph=manifest.get(content, "graph", bytes),
             weights=manifest.get(content, "weights", np.ndarray),
             state=manifest.get(content, "state", np.ndarray),
+            frozen=manifest.get(content, "frozen", np.ndarray),
         )
         if bundle.digest != digest:
             raise BundleError("it holds fields this software doesn't know; upgrade pollen-fl or compile it again")

@@ -34,6 +34,11 @@ class Tensor:
         """Number of values."""
         return math.prod(self.shape)
 
+    @property
+    def layer(self) -> str:
+        """The Keras layer it belongs to: what stands before the first slash of its name."""
+        return self.name.partition("/")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Loss:
@@ -59,18 +64,23 @@ class Optimizer:
 class Manifest:
     """What a bundle's graph takes and gives; shapes of single examples, without the batch axis.
 
-    `weights` are the trainable tensors in Keras's order, `state` the float tensors that are not trained,
-    `noise` the shapes (with the batch axis) of the uniform numbers in [0, 1) that dropout takes, u0, u1, ….
-    `architecture`: the Keras model without its weights, as JSON, so that they can be written back into one; "" in
-    bundles of before.
+    `weights` are the tensors that are trained, in Keras's order; `state` those that training moves without a gradient,
+    BatchNormalization's moving averages; `frozen` those that stay as they are, constants of the graph. `personal` names
+    the layers whose weights and state stay on the device; all others are `shared`.
+    `noise`: the shapes (with the batch axis) of the uniform numbers in [0, 1) that dropout takes, u0, u1, ….
+    `input_below`: an int32 input's values are 0 to input_below - 1; 0 for float32.
+    `architecture`: the Keras model without its weights, as JSON, so that they can be written back into one.
     Raises BundleError when a value is out of range.
     """
 
     model: str
     weights: tuple[Tensor, ...]
     state: tuple[Tensor, ...]
+    frozen: tuple[Tensor, ...]
+    personal: tuple[str, ...]
     input_shape: Shape
     input_dtype: str
+    input_below: int
     output_shape: Shape
     label_shape: Shape
     label_dtype: str
@@ -80,7 +90,7 @@ class Manifest:
     optimizer: Optimizer
     keras_version: str
     tensorflow_version: str
-    architecture: str = ""
+    architecture: str
 
     def __post_init__(self) -> None:
         if _MODEL_NAME.fullmatch(self.model) is None:
@@ -89,16 +99,14 @@ class Manifest:
             raise BundleError(
                 f"input and label dtypes must be float32 or int32, not {self.input_dtype}, {self.label_dtype}"
             )
+        if (self.input_dtype == "int32") != (0 < self.input_below <= MAX_VALUES):
+            raise BundleError(f"input_below is {self.input_below} for an input of {self.input_dtype}")
         if not 1 <= self.batch <= MAX_BATCH:
             raise BundleError(f"batch must be 1 to {MAX_BATCH}, not {self.batch}")
         if self.loss.name not in LOSSES:
             raise BundleError(f"loss {self.loss.name!r} is not known; known: {', '.join(LOSSES)}")
         _check_optimizer(self.optimizer)
-        names = [tensor.name for tensor in self.weights + self.state]
-        if len(set(names)) != len(names):
-            raise BundleError("tensor names must be unique")
-        if not self.weights:
-            raise BundleError("a model needs at least one trainable weight")
+        self._check_tensors()
         examples = (self.input_shape, self.output_shape, self.label_shape)
         for shape in (*((self.batch, *example) for example in examples), *self.noise):
             if min(shape, default=0) < 1 or math.prod(shape) > MAX_VALUES:
@@ -106,15 +114,44 @@ class Manifest:
         if any(len(shape) < 2 or shape[0] != self.batch for shape in self.noise):
             raise BundleError(f"a noise shape must start with the batch, {self.batch}")
 
+    def _check_tensors(self) -> None:
+        tensors = self.weights + self.state
+        names = [tensor.name for tensor in tensors + self.frozen]
+        if len(set(names)) != len(names):
+            raise BundleError("tensor names must be unique")
+        if not self.weights:
+            raise BundleError("a model needs at least one trainable weight")
+        layers = {tensor.layer for tensor in tensors}
+        for layer in self.personal:
+            if layer not in layers:
+                raise BundleError(f"personal layer {layer!r} has nothing that is trained; one of {sorted(layers)} does")
+        if all(tensor.layer in self.personal for tensor in self.weights):
+            raise BundleError("all layers are personal, so there is nothing to share; leave one out")
+
     @property
     def parameters(self) -> int:
-        """P, the number of trainable weights."""
+        """P, the number of trainable weights, personal ones included."""
         return sum(tensor.size for tensor in self.weights)
 
     @property
     def state_size(self) -> int:
-        """S, the number of state values."""
+        """S, the number of state values, personal ones included."""
         return sum(tensor.size for tensor in self.state)
+
+    @property
+    def frozen_size(self) -> int:
+        """C, the number of values that stay as they are."""
+        return sum(tensor.size for tensor in self.frozen)
+
+    @property
+    def shared(self) -> tuple[Tensor, ...]:
+        """The tensors that devices send and the server merges: weights, then state, without the personal layers."""
+        return tuple(tensor for tensor in self.weights + self.state if tensor.layer not in self.personal)
+
+    @property
+    def shared_size(self) -> int:
+        """F, the number of values that devices send and the server merges."""
+        return sum(tensor.size for tensor in self.shared)
 
 
 def _check_optimizer(optimizer: Optimizer) -> None:
@@ -133,12 +170,15 @@ def _check_optimizer(optimizer: Optimizer) -> None:
 
 def to_map(manifest: Manifest) -> dict[str, Any]:
     """The manifest as the CBOR map inside a bundle."""
-    fields = {
+    return {
         "model": manifest.model,
         "weights": [{"name": tensor.name, "shape": tensor.shape} for tensor in manifest.weights],
         "state": [{"name": tensor.name, "shape": tensor.shape} for tensor in manifest.state],
+        "frozen": [{"name": tensor.name, "shape": tensor.shape} for tensor in manifest.frozen],
+        "personal": manifest.personal,
         "input_shape": manifest.input_shape,
         "input_dtype": manifest.input_dtype,
+        "input_below": manifest.input_below,
         "output_shape": manifest.output_shape,
         "label_shape": manifest.label_shape,
         "label_dtype": manifest.label_dtype,
@@ -152,8 +192,8 @@ def to_map(manifest: Manifest) -> dict[str, Any]:
         },
         "keras_version": manifest.keras_version,
         "tensorflow_version": manifest.tensorflow_version,
+        "architecture": manifest.architecture,
     }
-    return fields | {"architecture": manifest.architecture} if manifest.architecture else fields
 
 
 def from_map(fields: dict[str, Any]) -> Manifest:
@@ -165,8 +205,11 @@ def from_map(fields: dict[str, Any]) -> Manifest:
         model=get(fields, "model", str),
         weights=_tensors(fields, "weights"),
         state=_tensors(fields, "state"),
+        frozen=_tensors(fields, "frozen"),
+        personal=_names(fields, "personal"),
         input_shape=_shape(fields, "input_shape"),
         input_dtype=get(fields, "input_dtype", str),
+        input_below=get(fields, "input_below", int),
         output_shape=_shape(fields, "output_shape"),
         label_shape=_shape(fields, "label_shape"),
         label_dtype=get(fields, "label_dtype", str),
@@ -180,7 +223,7 @@ def from_map(fields: dict[str, Any]) -> Manifest:
         ),
         keras_version=get(fields, "keras_version", str),
         tensorflow_version=get(fields, "tensorflow_version", str),
-        architecture=get(fields, "architecture", str) if "architecture" in fields else "",
+        architecture=get(fields, "architecture", str),
     )
 
 
@@ -197,6 +240,13 @@ def _shape(fields: dict[str, Any], name: str) -> Shape:
     if not all(type(length) is int and length >= 0 for length in shape):
         raise BundleError(f"manifest field {name!r} must be a list of lengths; compile it again")
     return tuple(shape)
+
+
+def _names(fields: dict[str, Any], name: str) -> tuple[str, ...]:
+    entries = get(fields, name, list)
+    if not all(type(entry) is str for entry in entries):
+        raise BundleError(f"manifest field {name!r} must be a list of names; compile it again")
+    return tuple(entries)
 
 
 def _tensors(fields: dict[str, Any], name: str) -> tuple[Tensor, ...]:

@@ -161,7 +161,7 @@ class AsyncServer(Server):
             parts = parts_of(grid)
             start = self._start_of(parts, registers=registers)
             if parts.bundle is not None:
-                self.async_strategy.rule.start_from(parts.bundle.weights)
+                self.async_strategy.rule.start_from(parts.bundle.shared)
             self.model = self._model(store, stored, start)
             guard = Guard(self._guard)
             guard.restore(stored.kept if stored else {})

@@ -121,7 +121,7 @@ def _evaluation(settings: Evaluation, bundle: Bundle) -> FlowerEvaluate | None:
         return lambda version, arrays, _config: from_file(version, _flat(arrays))
     if settings.hook:
         hook = _hook(settings.hook)
-        tensors = bundle.manifest.weights
+        tensors = bundle.manifest.shared
         return lambda version, arrays, _config: _score(hook(version, named(_flat(arrays), tensors)))
     return None
 

@@ -27,7 +27,7 @@ class GatewayFleet:
         self._link = link
         self._task_config = task_config
         self._limit = update_limit_bytes
-        self._tensors = link.bundle.manifest.weights
+        self._tensors = link.bundle.manifest.shared
         self._seen_roster = -1
         self._published = 0
 

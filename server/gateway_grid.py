@@ -98,8 +98,8 @@ class GatewayGrid(Grid):
         self.update_limit_bytes = update_limit_bytes
         self._run = flower_private.empty_run(uuid.uuid4().int >> 65)
         flower_private.ensure_task_identity(self._run.run_id)
-        self._tensors = bundle.manifest.weights
-        self._model = GlobalModel(self._tensors, bundle.weights)
+        self._tensors = bundle.manifest.shared
+        self._model = GlobalModel(self._tensors, bundle.shared)
         self._published = b""
         self._open: dict[str, _Open] = {}  # by message id, as the replies
         self._replies: OrderedDict[str, Message] = OrderedDict()
@@ -120,7 +120,7 @@ class GatewayGrid(Grid):
 
     def initial_arrays(self) -> ArrayRecord:
         """The bundle's weights, as a strategy's `initial_arrays`."""
-        return flower_replies.record(self.link.bundle.weights, self._tensors)
+        return flower_replies.record(self.link.bundle.shared, self._tensors)
 
     def close(self) -> None:
         """Stop listening for gateways; who waits for replies gets those that are there. May be called again."""

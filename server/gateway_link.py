@@ -80,7 +80,7 @@ class GatewayLink:
     def publish(self, version: int, weights: Vector) -> None:
         """Make `weights` [P] the retained snapshot that devices train from."""
         fingerprint = digest(weights)
-        tensors = named(weights, self.bundle.manifest.weights)
+        tensors = named(weights, self.bundle.manifest.shared)
         snapshot = messages.encode(Snapshot(self.name, version, fingerprint, tensors))
         head = messages.encode(Head(self.name, version, fingerprint, self.bundle.digest, len(snapshot), time.time()))
         with self._changed:

@@ -63,7 +63,7 @@ def export(folder: Path, version: int | None = None) -> Exported:
         bundle = Bundle.read(source)
     except BundleError as error:
         raise StoreError(f"{error}; a copy is put there when `pollen-server` starts") from error
-    return Exported(number, named(weights, bundle.manifest.weights), bundle, source)
+    return Exported(number, named(weights, bundle.manifest.shared), bundle, source)
 
 
 def roll_back(folder: Path, version: int) -> int:

@@ -87,7 +87,7 @@ def _export(folder: Path, version: int | None, output: Path, model: Path | None)
         lifecycle.write_npz(exported.weights, output)
     else:
         _write_keras(exported, output, model)
-    parameters = exported.bundle.manifest.parameters
+    parameters = exported.bundle.manifest.shared_size
     sys.stdout.write(
         f"{output}: version {exported.version} of {exported.bundle.manifest.model}, {parameters} parameters\n"
     )

@@ -43,8 +43,8 @@ def start_of(
     elif (parameters := initial_parameters()) is not None:
         arrays = parameters_to_ndarrays(parameters)
     if bundle is not None:
-        tensors = bundle.manifest.weights
-        weights = bundle.weights if arrays is None else _flat(arrays, tensors)
+        tensors = bundle.manifest.shared
+        weights = bundle.shared if arrays is None else _flat(arrays, tensors)
         return Start(tensors, _renamed(tensors, names), weights, bundle.digest)
     if arrays is None:
         if a_clients is None:

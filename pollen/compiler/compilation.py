@@ -2,10 +2,10 @@
 
 import logging
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from pollen.bundle import Bundle, Manifest
@@ -24,12 +24,17 @@ def compile(  # noqa: A001 - the name users know from Keras
     learning_rate: float | None = None,
     batch: int = 16,
     name: str | None = None,
+    personal: Sequence[str] = (),
+    frozen: Sequence[str] = (),
+    last_layer_only: bool = False,
 ) -> Bundle:
     """Compile a built Sequential or functional `model` for training on devices.
 
     `loss`: one of `pollen.manifest.LOSSES`, or the Keras loss object. `optimizer`: "sgd", "momentum", "nesterov"
     or "adam", or keras.optimizers.SGD or Adam with its constants; `learning_rate` overrides its own. `batch`:
     examples in a step, fixed in the graph. `name`: of the model on the wire, by default made from the model's.
+    `personal`: names of layers that each device trains for itself and never sends. `frozen`: names of layers that stay
+    as they are, beside those with trainable=False; `last_layer_only`: all but the last that has weights.
     The bundle's first weights are the model's. The model isn't changed. The graph's loss, gradient and prediction
     were compared with Keras's when this returns.
     Raises CompileError naming the layer or setting that can't be compiled, and what can.
@@ -37,18 +42,24 @@ def compile(  # noqa: A001 - the name users know from Keras
     if keras.backend.backend() != "tensorflow":
         raise CompileError(f"Keras runs on {keras.backend.backend()}; set KERAS_BACKEND=tensorflow")
     layers.check(model)
-    tensors = weights.trainable(model)
+    fixed = _frozen(model, frozen, last_layer_only)
     parsed = losses.parse(loss, model)
     output_shape = tuple(model.outputs[0].shape[1:])
     label_shape, label_dtype = losses.labels(parsed, output_shape)
-    traced, noisy = device_form.copy(model, device_form.DEVICE_ACTIVATIONS)
+    traced, noisy = device_form.copy(model, device_form.DEVICE_ACTIVATIONS, fixed)
+    variables = weights.variables(traced)
+    if not variables.trained:
+        raise CompileError(f"model {model.name!r} has nothing to train; add a Dense layer, or freeze less")
     try:
         manifest = Manifest(
             model=wire_name(model.name) if name is None else name,
-            weights=tuple(tensor for tensor, _ in tensors),
-            state=(),
+            weights=tuple(tensor for tensor, _ in variables.trained),
+            state=tuple(tensor for tensor, _ in variables.state),
+            frozen=tuple(tensor for tensor, _ in variables.frozen),
+            personal=tuple(sorted(set(personal))),
             input_shape=tuple(model.inputs[0].shape[1:]),
             input_dtype="float32",
+            input_below=0,
             output_shape=output_shape,
             label_shape=label_shape,
             label_dtype=label_dtype,
@@ -63,12 +74,27 @@ def compile(  # noqa: A001 - the name users know from Keras
         logger.info("converting model %s with %d parameters", manifest.model, manifest.parameters)
         with native_stderr_to_log():
             converted = graph.convert(traced, noisy, manifest)
-            bundle = Bundle(manifest, converted, weights.flat(model), np.zeros(0, np.float32))
-            worst = verification.check(bundle, model)
+            first, state, constant = (weights.flat(v) for v in (variables.trained, variables.state, variables.frozen))
+            bundle = Bundle(manifest, converted, first, state, constant)
+            worst = verification.check(bundle, model, fixed)
     except BundleError as error:
         raise CompileError(f"model {model.name!r}: {error}") from error
     logger.info("model %s agrees with Keras within %.1e", manifest.model, worst)
     return bundle
+
+
+def _frozen(model: Any, names: Sequence[str], last_layer_only: bool) -> frozenset[str]:
+    """The layers to freeze. Raises CompileError for a name that no layer has."""
+    known = [layer.name for layer in model.layers]
+    for name in names:
+        if name not in known:
+            raise CompileError(
+                f"frozen layer {name!r}: model {model.name!r} has none of this name, but {', '.join(known)}"
+            )
+    if not last_layer_only:
+        return frozenset(names)
+    with_weights = [layer.name for layer in model.layers if layer.trainable_variables and layer.name not in names]
+    return frozenset({*names, *with_weights[:-1]})
 
 
 def wire_name(name: str) -> str:

@@ -1,6 +1,6 @@
 """The copy of a model that is traced for the device: dropout from outside, activations that convert well."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 import keras
@@ -50,12 +50,13 @@ class HostNoiseDropout(keras.layers.Layer):
 
 
 def copy(
-    model: Any, activations: Mapping[Callable[..., Any], Callable[..., Any]]
+    model: Any, activations: Mapping[Callable[..., Any], Callable[..., Any]], frozen: Collection[str] = ()
 ) -> tuple[Any, list[HostNoiseDropout]]:
     """A copy of `model`, weights included, and its Dropout layers, which take their numbers from outside.
 
-    In the copy each activation function that is a key of `activations` is replaced by its value. Raises
-    CompileError when a Dropout layer is used twice, since each use needs numbers of its own.
+    In the copy each activation function that is a key of `activations` is replaced by its value, and the layers named
+    in `frozen` are not trained, beside those that aren't in `model`. Raises CompileError when a Dropout layer is used
+    twice, since each use needs numbers of its own.
     """
     _check_dropout_used_once(model)
     replaced: list[HostNoiseDropout] = []
@@ -70,9 +71,18 @@ def copy(
         return copied
 
     clone = keras.models.clone_model(model, clone_function=copy_layer)
-    for source, target in zip(model.trainable_variables, clone.trainable_variables, strict=True):
+    for source, target in zip(_floats(model), _floats(clone), strict=True):
         target.assign(source)
+    for source, target in zip(model.layers, clone.layers, strict=True):
+        # Keras's clone trains some layers that the original doesn't.
+        if not source.trainable or source.name in frozen:
+            target.trainable = False
     return clone, replaced
+
+
+def _floats(model: Any) -> list[Any]:
+    """The variables but for the seeds of random generators, which a copy may have fewer of."""
+    return [variable for variable in model.variables if "float" in str(variable.dtype)]
 
 
 def noise_shapes(layers: list[HostNoiseDropout], batch: int) -> tuple[Shape, ...]:

@@ -57,12 +57,18 @@ def _keras_name(path: Path | str) -> Path:
 def _export(model: Any, source: Path | str, weights: Mapping[str, Floats], out: Path) -> None:
     from pollen.compiler import weights as named  # noqa: PLC0415
 
-    tensors = named.trainable(model)
-    names = [tensor.name for tensor, _ in tensors]
-    if set(weights) != set(names):
-        missing, extra = sorted(set(names) - set(weights)), sorted(set(weights) - set(names))
-        raise CompileError(f"{source}: the weights don't fit this model; missing {missing}, unknown {extra}")
-    for tensor, variable in tensors:
+    variables = named.variables(model)
+    given = {name.partition("/")[0] for name in weights}
+    # Layers that were frozen or personal are missing as a whole, and stay as they are in the file.
+    needed = {tensor.name for tensor, _ in variables.trained + variables.state if tensor.layer in given}
+    missing, extra = needed - set(weights), set(weights) - {tensor.name for tensor, _ in variables.all()}
+    if missing or extra:
+        raise CompileError(
+            f"{source}: the weights don't fit this model; missing {sorted(missing)}, unknown {sorted(extra)}"
+        )
+    for tensor, variable in variables.all():
+        if tensor.name not in weights:
+            continue
         values = np.asarray(weights[tensor.name])
         if values.shape != tensor.shape or values.dtype != np.float32 or not np.isfinite(values).all():
             raise CompileError(

@@ -1,31 +1,49 @@
 """Tracing a model into its two functions, and converting them to one .tflite file."""
 
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
-from pollen.bundle import Loss, Manifest
+from pollen.bundle import Loss, Manifest, Tensor
 from pollen.compiler import losses
 from pollen.compiler.device_form import HostNoiseDropout
 from pollen.compiler.gradients import overrides
+from pollen.compiler.weights import variables
 from pollen.errors import CompileError
 
 
 def loss_and_gradients(
-    model: Any, noisy: list[HostNoiseDropout], loss: Loss, weights: list[Any], batch: dict[str, Any]
-) -> tuple[Any, list[Any]]:
-    """The training loss, scalar, and its gradient for each of `weights`, traced into the current graph.
+    model: Any,
+    noisy: list[HostNoiseDropout],
+    loss: Loss,
+    *,
+    weights: list[Any],
+    state: list[Any],
+    batch: dict[str, Any],
+) -> tuple[Any, list[Any], list[Any]]:
+    """The training loss, scalar, its gradient for each of `weights`, and the next state, traced into the current graph.
 
-    `batch` holds x, y, sample_weight and u0, u1, … for the layers in `noisy`.
+    `weights` and `state` in the order of `weights.variables(model)`; `batch` holds x, y, sample_weight and u0, u1, …
+    for the layers in `noisy`.
     """
     for index, layer in enumerate(noisy):
         layer.uniform.values = batch[f"u{index}"]
-    output, _ = model.stateless_call(weights, _no_state(model), batch["x"], training=True)
+    output, new_state = call(model, weights, state, batch["x"], training=True)
     mean = losses.weighted_mean(losses.per_example(loss, batch["y"], output), batch["sample_weight"])
     gradients = tf.gradients(mean, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    return mean, gradients
+    return mean, gradients, new_state
+
+
+def call(model: Any, weights: list[Any], state: list[Any], x: Any, *, training: bool) -> tuple[Any, list[Any]]:
+    """The model's output and its next state; what is frozen enters as constants."""
+    moving = {id(variable): value for (_, variable), value in zip(variables(model).state, state, strict=True)}
+    rest = model.non_trainable_variables
+    values = [moving[id(v)] if id(v) in moving else tf.constant(v.numpy()) for v in rest]
+    output, after = model.stateless_call(weights, values, x, training=training)
+    return output, [value for variable, value in zip(rest, after, strict=True) if id(variable) in moving]
 
 
 def convert(model: Any, noisy: list[HostNoiseDropout], manifest: Manifest) -> bytes:
@@ -52,13 +70,6 @@ def convert(model: Any, noisy: list[HostNoiseDropout], manifest: Manifest) -> by
     return graph
 
 
-def _no_state(model: Any) -> list[Any]:
-    variables = model.non_trainable_variables
-    if variables:
-        raise CompileError(f"model {model.name!r}: {variables[0].path} is state, which isn't supported yet")
-    return []
-
-
 def _specs(manifest: Manifest, training: bool) -> dict[str, Any]:
     """The signature's inputs. None may be of rank 0: ai-edge-litert crashes on those on emulated aarch64."""
     batch = manifest.batch
@@ -66,6 +77,8 @@ def _specs(manifest: Manifest, training: bool) -> dict[str, Any]:
         "w": ((manifest.parameters,), "float32"),
         "x": ((batch, *manifest.input_shape), manifest.input_dtype),
     }
+    if manifest.state:
+        shapes["s"] = ((manifest.state_size,), "float32")
     if training:
         shapes["y"] = ((batch, *manifest.label_shape), manifest.label_dtype)
         shapes["sample_weight"] = ((batch,), "float32")
@@ -77,26 +90,34 @@ def _gradient_function(model: Any, noisy: list[HostNoiseDropout], manifest: Mani
     def grad(**inputs: Any) -> dict[str, Any]:
         graph = tf.compat.v1.get_default_graph()
         with graph.gradient_override_map(overrides()):
-            weights = _unflatten(inputs["w"], manifest)
-            loss, gradients = loss_and_gradients(model, noisy, manifest.loss, weights, inputs)
-        flat = [tf.reshape(gradient, [-1]) for gradient in gradients]
-        return {"loss": tf.reshape(loss, [1]), "g": tf.concat(flat, 0)}
+            weights = _unflatten(inputs["w"], manifest.weights)
+            state = _unflatten(inputs["s"], manifest.state) if manifest.state else []
+            loss, gradients, after = loss_and_gradients(
+                model, noisy, manifest.loss, weights=weights, state=state, batch=inputs
+            )
+        results = {"loss": tf.reshape(loss, [1]), "g": _flatten(gradients)}
+        return results | {"s_new": _flatten(after)} if manifest.state else results
 
     return grad
 
 
 def _inference_function(model: Any, manifest: Manifest) -> Any:
     def infer(**inputs: Any) -> dict[str, Any]:
-        weights = _unflatten(inputs["w"], manifest)
-        output, _ = model.stateless_call(weights, _no_state(model), inputs["x"], training=False)
+        weights = _unflatten(inputs["w"], manifest.weights)
+        state = _unflatten(inputs["s"], manifest.state) if manifest.state else []
+        output, _ = call(model, weights, state, inputs["x"], training=False)
         return {"y": output}
 
     return infer
 
 
-def _unflatten(w: Any, manifest: Manifest) -> list[Any]:
-    parts = tf.split(w, [tensor.size for tensor in manifest.weights])
-    return [tf.reshape(part, tensor.shape) for part, tensor in zip(parts, manifest.weights, strict=True)]
+def _unflatten(values: Any, tensors: Sequence[Tensor]) -> list[Any]:
+    parts = tf.split(values, [tensor.size for tensor in tensors])
+    return [tf.reshape(part, tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def _flatten(values: Sequence[Any]) -> Any:
+    return tf.concat([tf.reshape(value, [-1]) for value in values], 0)
 
 
 def _to_tflite(module: Any, signatures: dict[str, Any]) -> bytes:

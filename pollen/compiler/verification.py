@@ -1,6 +1,7 @@
 """Comparing a converted graph with Keras before anyone trains with it: converters have been silently wrong."""
 
 import math
+from collections.abc import Collection
 from typing import Any, Final
 
 import numpy as np
@@ -8,7 +9,7 @@ import tensorflow as tf
 
 from pollen import interpreter
 from pollen.bundle import Bundle, Floats
-from pollen.compiler import device_form
+from pollen.compiler import device_form, weights
 from pollen.compiler.graph import loss_and_gradients
 from pollen.errors import CompileError
 
@@ -16,19 +17,23 @@ TOLERANCE: Final = 1e-4  # of the largest value; agreement is mostly within 1e-6
 ATTEMPTS: Final = 3
 
 
-def check(bundle: Bundle, model: Any) -> float:
-    """Compare loss, gradient and prediction on random batches; the worst relative difference of the best batch.
+def check(bundle: Bundle, model: Any, frozen: Collection[str] = ()) -> float:
+    """Compare loss, gradient, state and prediction on random batches; the worst relative difference of the best batch.
+
+    `frozen`: the layers that were frozen for this bundle.
 
     Raises CompileError when they differ by more than `TOLERANCE` on each of `ATTEMPTS` batches: on a single
     one, an activation that lies within rounding of its kink may rightly get another gradient.
     """
     device = interpreter.load(bundle, "litert")
     # Keras's own layers and gradients but for the source of dropout's numbers.
-    clone, noisy = device_form.copy(model, activations={})
+    clone, noisy = device_form.copy(model, {}, frozen)
+    variables = weights.variables(clone)
 
     def reference(**batch: Any) -> Any:
-        weights = [tf.convert_to_tensor(variable) for variable in clone.trainable_variables]
-        return loss_and_gradients(clone, noisy, bundle.manifest.loss, weights, batch)
+        trained = [tf.convert_to_tensor(variable) for _, variable in variables.trained]
+        state = [tf.convert_to_tensor(variable) for _, variable in variables.state]
+        return loss_and_gradients(clone, noisy, bundle.manifest.loss, weights=trained, state=state, batch=batch)
 
     # In a graph, as train_on_batch is: there Keras takes the loss of softmax and sigmoid from their logits.
     traced = tf.function(reference, autograph=False)
@@ -53,16 +58,17 @@ def _compare(
     y = _labels(bundle, rng)
     noise = [rng.random(shape, np.float32) for shape in manifest.noise]
     weight = rng.random(manifest.batch, np.float32) + np.float32(0.5)
-    step = device.gradient(bundle.weights, x, y, noise=noise, sample_weight=weight)
+    step = device.gradient(bundle.weights, x, y, bundle.state, noise, sample_weight=weight)
     inputs = {"x": x, "y": y, "sample_weight": weight} | {f"u{index}": u for index, u in enumerate(noise)}
 
-    loss, gradients = reference(**{name: tf.constant(value) for name, value in inputs.items()})
-    expected = np.concatenate([gradient.numpy().ravel() for gradient in gradients])
+    loss, gradients, state = reference(**{name: tf.constant(value) for name, value in inputs.items()})
+    expected, after = (np.concatenate([np.zeros(0), *(v.numpy().ravel() for v in vs)]) for vs in (gradients, state))
     prediction = np.asarray(model(x, training=False))
     return {
         "loss": relative_difference(np.float32(step.loss), loss.numpy()),
         "gradient": relative_difference(step.gradient, expected),
-        "prediction": relative_difference(device.predict(bundle.weights, x), prediction),
+        "prediction": relative_difference(device.predict(bundle.weights, x, bundle.state), prediction),
+        "state": relative_difference(step.state, after) if len(after) else 0.0,
     }
 
 

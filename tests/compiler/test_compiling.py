@@ -193,11 +193,6 @@ def _refusals() -> dict[str, tuple[Callable[[Any], Any], str]]:
         a = keras.Input((3,))
         return keras.Model(a, keras.layers.Dense(2)(keras.ops.sin(a)))
 
-    def frozen(layers: Any) -> Any:
-        layer = layers.Dense(3, name="frozen_1")
-        layer.trainable = False
-        return layer
-
     def subclassed(keras: Any) -> Any:
         class Mine(keras.Model):  # type: ignore[misc, name-defined]
             def call(self, x: Any) -> Any:
@@ -256,7 +251,6 @@ def _refusals() -> dict[str, tuple[Callable[[Any], Any], str]]:
             "drop_1.*noise_shape",
         ),
         "shared-dropout": (shared_dropout, r"layer 'twice' \(Dropout\) can't be compiled: it is used more than once"),
-        "frozen": (sequential(frozen, dense), r"layer 'frozen_1' \(Dense\) can't be compiled: trainable=False"),
         "half-precision": (
             sequential(lambda layers: layers.Dense(3, dtype="mixed_float16", name="dense_1")),
             "dense_1.*dtype policy is mixed_float16; use float32",

@@ -63,7 +63,7 @@ class Server:
         values = bundle.weights if weights is None else weights
         model = bundle.manifest.model
         digest = hashlib.sha256(values.tobytes()).digest()
-        snapshot = Snapshot(model, version, digest, encoding.named(values, bundle.manifest.weights))
+        snapshot = Snapshot(model, version, digest, encoding.named(values, bundle.manifest.shared))
         self.publish_raw(topics.model(FLEET, model, "bundle"), bundle.to_bytes(), retain=True)
         self.publish_raw(topics.model(FLEET, model, "weights"), messages.encode(snapshot), retain=True)
 
@@ -214,6 +214,6 @@ def loaded(path: Path) -> Any:
 
 def decoded(update: Update, bundle: Bundle) -> np.ndarray:
     """An update's delta [P]."""
-    delta = np.empty(bundle.manifest.parameters, np.float32)
-    encoding.decode_into(delta, update.delta, bundle.manifest.weights)
+    delta = np.empty(bundle.manifest.shared_size, np.float32)
+    encoding.decode_into(delta, update.delta, bundle.manifest.shared)
     return delta

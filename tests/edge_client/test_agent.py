@@ -131,7 +131,7 @@ def test_the_device_fetches_a_new_bundle_when_a_task_names_it(
     server.publish_model(new, 5)
     update = server.update(server.task(new))
     assert update.base == 5
-    assert decoded(update, new).size == new.manifest.parameters
+    assert decoded(update, new).size == new.manifest.shared_size
 
 
 def test_labelled_bursts_are_classified(
@@ -269,7 +269,7 @@ def test_a_snapshot_with_a_wrong_digest_is_refused(server: Server, device: Devic
     one = device(training={"fetch_s": 1.0})
     server.receipt(server.update(server.task(bundle)))
     snapshot = messages.Snapshot(
-        "telemetry", 3, b"\0" * 32, {t.name: np.ones(t.shape, np.float32) for t in bundle.manifest.weights}
+        "telemetry", 3, b"\0" * 32, {t.name: np.ones(t.shape, np.float32) for t in bundle.manifest.shared}
     )
     server.publish_raw(WEIGHTS, messages.encode(snapshot), retain=True)
     assert server.update(server.task(bundle)).base == 2

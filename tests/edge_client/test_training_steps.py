@@ -203,7 +203,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
         for optimizer, make in OPTIMIZERS.items():
             described = optimizers.parse(make(keras.optimizers), None)
             manifest = replace(bundle.manifest, optimizer=described)
-            Bundle(manifest, bundle.graph, bundle.weights, bundle.state).write(folder / f"{name}.{optimizer}.bundle")
+            replace(bundle, manifest=manifest).write(folder / f"{name}.{optimizer}.bundle")
             references[f"{name}.{optimizer}"] = _keras_trajectory(case, optimizer, start, batches)
             lines.append(f"{name}.{optimizer} {name}\n")
     (folder / "cases.txt").write_text("".join(lines))

@@ -21,8 +21,11 @@ def manifest(
         model="m",
         weights=(Tensor("w", (1,)),),
         state=(),
+        frozen=(),
+        personal=(),
         input_shape=inputs,
         input_dtype="float32",
+        input_below=0,
         output_shape=outputs,
         label_shape=labels,
         label_dtype=dtype,
@@ -32,6 +35,7 @@ def manifest(
         optimizer=Optimizer("sgd", 0.1, {}),
         keras_version="3",
         tensorflow_version="2",
+        architecture="",
     )
 
 

@@ -11,12 +11,16 @@ from pollen import bundle as bundle_module
 from pollen.bundle import Bundle, Loss, Manifest, Optimizer, Tensor
 from pollen.errors import BundleError
 
+NOTHING = np.zeros(0, np.float32)
 MANIFEST = Manifest(
     model="lin",
     weights=(Tensor("dense/kernel", (3, 2)), Tensor("dense/bias", (2,))),
     state=(Tensor("norm/mean", (2,)),),
+    frozen=(),
+    personal=(),
     input_shape=(3,),
     input_dtype="float32",
+    input_below=0,
     output_shape=(2,),
     label_shape=(),
     label_dtype="int32",
@@ -26,11 +30,12 @@ MANIFEST = Manifest(
     optimizer=Optimizer("momentum", 0.1, {"momentum": 0.9, "nesterov": 0.0}),
     keras_version="3.15.1",
     tensorflow_version="2.21.0",
+    architecture="",
 )
 
 
 def _bundle() -> Bundle:
-    return Bundle(MANIFEST, b"graph" * 20, np.arange(8, dtype=np.float32), np.array([0.5, 2], np.float32))
+    return Bundle(MANIFEST, b"graph" * 20, np.arange(8, dtype=np.float32), np.array([0.5, 2], np.float32), NOTHING)
 
 
 def _rewritten(change: dict[str, Any]) -> bytes:
@@ -96,8 +101,8 @@ def test_random_bytes_are_refused() -> None:
 
 
 def test_a_newer_format_says_to_upgrade() -> None:
-    with pytest.raises(BundleError, match="format 2, this software reads 1; upgrade pollen-fl"):
-        Bundle.from_bytes(_rewritten({"v": 2}), "lin.bundle")
+    with pytest.raises(BundleError, match="format 3, this software reads 2; upgrade pollen-fl"):
+        Bundle.from_bytes(_rewritten({"v": 3}), "lin.bundle")
 
 
 def test_a_digest_that_is_no_byte_string_is_refused() -> None:
@@ -145,12 +150,12 @@ def test_weights_that_are_not_finite_are_refused(value: float) -> None:
     weights = np.arange(8, dtype=np.float32)
     weights[3] = value
     with pytest.raises(BundleError, match="weights hold NaN or infinity"):
-        Bundle(MANIFEST, b"", weights, np.zeros(2, np.float32))
+        Bundle(MANIFEST, b"", weights, np.zeros(2, np.float32), NOTHING)
 
 
 def test_weights_of_another_type_are_refused() -> None:
     with pytest.raises(BundleError, match="weights are float64"):
-        Bundle(MANIFEST, b"", np.zeros(8), np.zeros(2, np.float32))  # type: ignore[arg-type]
+        Bundle(MANIFEST, b"", np.zeros(8), np.zeros(2, np.float32), NOTHING)  # type: ignore[arg-type]
 
 
 def test_weights_can_not_be_changed_in_a_bundle() -> None:
@@ -176,6 +181,6 @@ def test_writing_where_nothing_can_be_written_names_the_file(tmp_path: Path) -> 
 
 def test_another_optimizer_needs_no_other_graph() -> None:
     adam = Optimizer("adam", 0.001, {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7})
-    other = Bundle(replace(MANIFEST, optimizer=adam), _bundle().graph, _bundle().weights, _bundle().state)
+    other = replace(_bundle(), manifest=replace(MANIFEST, optimizer=adam))
     assert Bundle.from_bytes(other.to_bytes(), "x").manifest.optimizer == adam
     assert other.digest != _bundle().digest

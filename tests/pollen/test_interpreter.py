@@ -58,8 +58,11 @@ def stateful() -> TrainingGraph:
         model="line",
         weights=(Tensor("w", (1,)),),
         state=(Tensor("s", (1,)),),
+        frozen=(),
+        personal=(),
         input_shape=(1,),
         input_dtype="float32",
+        input_below=0,
         output_shape=(1,),
         label_shape=(1,),
         label_dtype="float32",
@@ -69,8 +72,11 @@ def stateful() -> TrainingGraph:
         optimizer=Optimizer("sgd", 0.1, {}),
         keras_version="3",
         tensorflow_version="2",
+        architecture="",
     )
-    return interpreter.load(Bundle(manifest, content, np.ones(1, np.float32), np.ones(1, np.float32)))
+    return interpreter.load(
+        Bundle(manifest, content, np.ones(1, np.float32), np.ones(1, np.float32), np.zeros(0, np.float32))
+    )
 
 
 def _examples(count: int, seed: int = 0) -> tuple[Any, Any]:
@@ -207,13 +213,13 @@ def test_a_short_batch_of_a_model_with_state_is_to_be_dropped(stateful: Training
 
 def test_a_graph_that_does_not_fit_its_manifest_is_refused(dropout_bundle: Bundle) -> None:
     manifest = replace(dropout_bundle.manifest, batch=4, noise=((4, 12),))
-    wrong = Bundle(manifest, dropout_bundle.graph, dropout_bundle.weights, dropout_bundle.state)
+    wrong = replace(dropout_bundle, manifest=manifest)
     with pytest.raises(InterpreterError, match=r"model drop: the graph's grad takes .*; compile it again"):
         interpreter.load(wrong)
 
 
 def test_a_graph_that_is_no_graph_is_refused(dropout_bundle: Bundle) -> None:
-    wrong = Bundle(dropout_bundle.manifest, b"not a graph" * 10, dropout_bundle.weights, dropout_bundle.state)
+    wrong = replace(dropout_bundle, graph=b"not a graph" * 10)
     with pytest.raises(InterpreterError, match="can't load the graph") as caught:
         interpreter.load(wrong, "litert")
     assert "\n" not in str(caught.value)

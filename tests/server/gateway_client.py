@@ -25,8 +25,11 @@ def bundle(sizes: tuple[int, ...] = (3, 2), value: float = 0.0, model: str = "sm
         model=model,
         weights=tensors,
         state=(),
+        frozen=(),
+        personal=(),
         input_shape=(2,),
         input_dtype="float32",
+        input_below=0,
         output_shape=(1,),
         label_shape=(1,),
         label_dtype="float32",
@@ -36,8 +39,9 @@ def bundle(sizes: tuple[int, ...] = (3, 2), value: float = 0.0, model: str = "sm
         optimizer=Optimizer("sgd", 0.1, {}),
         keras_version="3",
         tensorflow_version="2",
+        architecture="",
     )
-    return Bundle(manifest, b"not run here", np.full(sum(sizes), value, np.float32), np.zeros(0, np.float32))
+    return Bundle(manifest, b"not run here", np.full(sum(sizes), value, np.float32), *[np.zeros(0, np.float32)] * 2)
 
 
 class GatewayClient:
@@ -132,8 +136,8 @@ class GatewayClient:
 
 def update(task: Task, model: Bundle, value: float, /, **changes: Any) -> bytes:
     """An update for `task` whose delta is `value` everywhere, with some of its fields changed."""
-    tensors = model.manifest.weights
-    delta = named(np.full(model.manifest.parameters, value, np.float32), tensors)
+    tensors = model.manifest.shared
+    delta = named(np.full(model.manifest.shared_size, value, np.float32), tensors)
     fields = {"task": task.task, "seq": 1, "base": task.version, "samples": 10, "steps": 5, "delta": delta}
     return messages.encode(Update(**(fields | changes)))
 

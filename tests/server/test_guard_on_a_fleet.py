@@ -19,7 +19,7 @@ from server.store import StateStore
 from tests.server.gateway_client import GatewayClient, bundle, random_task_id, update
 
 MODEL = bundle((40, 24))
-SIZE = MODEL.manifest.parameters
+SIZE = MODEL.manifest.shared_size
 HONEST = ("honest-1", "honest-2", "honest-3", "honest-4")
 
 
@@ -60,7 +60,7 @@ class Guarded:
         """Answer the device's task with `delta` [P]; returns the receipt."""
         task = self.gateway.task(device)
         self._seq += 1
-        wire = named(delta.astype(np.float32), MODEL.manifest.weights)
+        wire = named(delta.astype(np.float32), MODEL.manifest.shared)
         self.gateway.upload(device, messages.encode(Update(task.task, self._seq, task.version, 10, 5, wire)))
         return self.gateway.receipt(device)
 
@@ -160,7 +160,7 @@ def test_each_refusal_is_counted_by_kind_and_device_told_and_recorded(guarded: G
     ones = np.ones(SIZE)
     for device in (*HONEST, "attacker"):
         server.send(device, ones)
-    sound = named(np.ones(SIZE, np.float32), MODEL.manifest.weights)
+    sound = named(np.ones(SIZE, np.float32), MODEL.manifest.shared)
     forged: list[tuple[str, Callable[[messages.Task], bytes], str, str]] = [
         ("names", lambda t: update(t, MODEL, 1.0, delta={"x": np.ones(3, np.float32)}), "update", "1 tensors"),
         (

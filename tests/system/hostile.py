@@ -88,7 +88,7 @@ class HostileDevice:
 
 def update(bundle: Bundle, task: Task, /, **changes: Any) -> bytes:
     """An update in order, but for `changes` of its fields."""
-    delta = named(np.full(bundle.manifest.parameters, 1e-4, np.float32), bundle.manifest.weights)
+    delta = named(np.full(bundle.manifest.shared_size, 1e-4, np.float32), bundle.manifest.shared)
     fields: dict[str, Any] = {
         "task": task.task,
         "seq": 1,
@@ -102,8 +102,8 @@ def update(bundle: Bundle, task: Task, /, **changes: Any) -> bytes:
 
 def with_tensor(bundle: Bundle, change: np.ndarray) -> dict[str, Any]:
     """A delta whose first tensor is `change`."""
-    delta: dict[str, Any] = dict(named(np.zeros(bundle.manifest.parameters, np.float32), bundle.manifest.weights))
-    delta[bundle.manifest.weights[0].name] = change
+    delta: dict[str, Any] = dict(named(np.zeros(bundle.manifest.shared_size, np.float32), bundle.manifest.shared))
+    delta[bundle.manifest.shared[0].name] = change
     return delta
 
 

@@ -74,7 +74,7 @@ def test_an_unmodified_strategy_trains_and_evaluates_the_devices_synchronously(
     assert set(result.evaluate_metrics_clientapp) == {1, 2}
     on_devices = [float(result.evaluate_metrics_clientapp[number]["eval_loss"]) for number in (1, 2)]  # type: ignore[arg-type]
     assert 0 < on_devices[1] < on_devices[0]
-    assert list(result.arrays) == [tensor.name for tensor in grid.link.bundle.manifest.weights]
+    assert list(result.arrays) == [tensor.name for tensor in grid.link.bundle.manifest.shared]
     running.stop(*DEVICES)
 
 

@@ -18,7 +18,7 @@ Attack = Callable[[Bundle, Task], bytes]
 
 
 def poisoned(bundle: Bundle) -> np.ndarray:
-    tensor = np.zeros(bundle.manifest.weights[0].shape, np.float32)
+    tensor = np.zeros(bundle.manifest.shared[0].shape, np.float32)
     tensor.flat[3] = np.nan
     return tensor
 

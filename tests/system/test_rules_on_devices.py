@@ -34,7 +34,7 @@ def test_with_area_the_model_is_the_mean_of_the_devices_last_models_whatever_is_
     running.stop(*DEVICES)
     running.stop("server")
     with np.load(running.folder / "server" / "final.npz") as final:
-        model = np.concatenate([final[tensor.name].ravel() for tensor in Bundle.read(bundle_file).manifest.weights])
+        model = np.concatenate([final[tensor.name].ravel() for tensor in Bundle.read(bundle_file).manifest.shared])
     mean = sum(contribution(running, name) for name in DEVICES) / len(DEVICES)
     np.testing.assert_allclose(model, mean, atol=1e-5)
     assert {merge["weight"] for merge in running.history()} == {1.0, 0.5}

@@ -62,7 +62,7 @@ class TwoModels(Whole):
 def two(tmp_path: Path, mosquitto_binary: Path, bundle_file: Path) -> Iterator[TwoModels]:
     first = Bundle.read(bundle_file)
     manifest = dataclasses.replace(first.manifest, model=OTHER)
-    Bundle(manifest, first.graph, first.weights, first.state).write(tmp_path / "other.bundle")
+    dataclasses.replace(first, manifest=manifest).write(tmp_path / "other.bundle")
     models = {MODEL: bundle_file, OTHER: tmp_path / "other.bundle"}
     with TwoModels(tmp_path / "whole", mosquitto_binary, models) as running:
         yield running
