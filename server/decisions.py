@@ -99,7 +99,7 @@ class Decisions:
             self._reject(arrival, task, refusal.kind, str(refusal), group)
             return
         if merged.changed:
-            self._model.version += 1
+            self._model.advance()
             group.changed = True
         if merged.hold:
             first = self._model.version if merged.changed else self._model.version + 1

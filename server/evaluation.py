@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pollen.bundle import Bundle
 from pollen.errors import SettingsError
 from pollen.interpreter import load
+from pollen.sharing import Sharing
 from server.class_scores import class_scores
 from server.rules.rule import Vector
 
@@ -70,20 +71,23 @@ class Evaluator:
 def from_file(bundle: Bundle, path: Path) -> Evaluate:
     """An evaluation on held-out examples: `path` is an .npz with X [n, …] and y [n, …], as the bundle takes them.
 
-    Runs the bundle's inference graph in the interpreter. Raises SettingsError when the file doesn't fit.
+    Runs the bundle's inference graph in the interpreter, with personal layers as they are in the bundle. Raises
+    SettingsError when the file doesn't fit.
     """
     try:
         with np.load(path, allow_pickle=False) as data:
-            x, y = np.asarray(data["X"], np.float32), np.asarray(data["y"])
+            x, y = np.asarray(data["X"], bundle.manifest.input_dtype), np.asarray(data["y"])
     except (OSError, KeyError, ValueError) as error:
         raise SettingsError(f"evaluation.data = {path}: needs arrays X and y in an .npz file ({error})") from error
     shape = tuple(bundle.manifest.input_shape)
     if len(x) == 0 or len(x) != len(y) or x.shape[1:] != shape:
         raise SettingsError(f"evaluation.data = {path}: X is {x.shape} and y {y.shape}, the model takes [n, *{shape}]")
-    graph = load(bundle)
+    graph, sharing = load(bundle), Sharing(bundle.manifest)
+    _, personal = sharing.split(bundle.weights, bundle.state)
 
     def evaluate(_version: int, weights: Vector) -> Score:
-        return score(bundle.manifest.loss.name, bundle.manifest.loss.from_logits, graph.predict(weights, x), y)
+        w, state = sharing.join(weights, personal)
+        return score(bundle.manifest.loss.name, bundle.manifest.loss.from_logits, graph.predict(w, x, state), y)
 
     return evaluate
 

@@ -181,7 +181,7 @@ class MergeLoop:
         """Merge what waits in the rule's buffer when its time has come, or `now`."""
         due = self._strategy.rule.flush_at_s()
         if due is not None and (now or due <= self._clock()) and self._strategy.rule.flush(self._model.weights):
-            self._model.version += 1
+            self._model.advance()
             group.changed = True
 
     def _candidates(self, group: Group) -> Sequence[Node]:

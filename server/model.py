@@ -56,6 +56,18 @@ class GlobalModel:
         self._issued: OrderedDict[int, float] = OrderedDict()  # version: seconds since 1970
         self._withdrawn: tuple[tuple[int, int], ...] = ()
         self._clock = clock
+        views = named(self.weights, self.tensors)
+        self._variances = [view for name, view in views.items() if name.endswith("/moving_variance")]
+
+    def advance(self) -> None:
+        """Count a change of `weights`, which has just been made, as the next version.
+
+        BatchNormalization's moving variances are merged like weights, by a step that may be longer than the way to any
+        device's variance; what would be below 0 is 0 then.
+        """
+        for variance in self._variances:
+            np.maximum(variance, 0, out=variance)
+        self.version += 1
 
     def withdraw(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Take the versions of each (after, newest), all but `after`, for none to train from: they were rolled back."""

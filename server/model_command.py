@@ -104,7 +104,7 @@ def _write_keras(exported: lifecycle.Exported, output: Path, model: Path | None)
             if model is not None:
                 export.export_keras(model, exported.weights, output)
             else:
-                export.export_bundle(exported.bundle.manifest, exported.source, exported.weights, output)
+                export.export_bundle(exported.bundle, exported.source, exported.weights, output)
     except ImportError as error:
         hint = "install it with: pip install 'pollen-fl[compiler]', or export to .npz"
         raise PollenError(f"{error}; a .keras file needs it; {hint}") from error

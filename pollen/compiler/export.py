@@ -12,10 +12,10 @@ from zipfile import BadZipFile
 import numpy as np
 
 from pollen import atomic
-from pollen.bundle import Floats
+from pollen.bundle import Bundle, Floats
 from pollen.compiler.quiet import native_stderr_to_log
+from pollen.encoding import named
 from pollen.errors import CompileError, PollenError
-from pollen.manifest import Manifest
 
 EXAMPLES = """examples:
   pollen export model.keras --weights weights.npz -o trained.keras
@@ -35,17 +35,23 @@ def export_keras(keras_path: Path | str, weights: Mapping[str, Floats], out_path
     _export(models.load(keras_path), keras_path, weights, out)
 
 
-def export_bundle(manifest: Manifest, source: Path, weights: Mapping[str, Floats], out_path: Path | str) -> None:
+def export_bundle(bundle: Bundle, source: Path, weights: Mapping[str, Floats], out_path: Path | str) -> None:
     """Like `export_keras`, with the architecture that a bundle's manifest holds; `source` names the bundle in errors.
 
-    Raises CompileError also when the bundle is older than that.
+    Frozen and personal layers, which `weights` doesn't hold, are as in the bundle.
     """
     out = _keras_name(out_path)
-    if not manifest.architecture:
-        raise CompileError(f"{source}: a bundle without the Keras model's architecture; give it with --model")
     from pollen.compiler import models  # noqa: PLC0415
 
-    _export(models.from_architecture(manifest.architecture, source), source, weights, out)
+    manifest = bundle.manifest
+    first: dict[str, Floats] = {}
+    for values, tensors in (
+        (bundle.weights, manifest.weights),
+        (bundle.state, manifest.state),
+        (bundle.frozen, manifest.frozen),
+    ):
+        first |= named(values, tensors)
+    _export(models.from_architecture(manifest.architecture, source), source, first | dict(weights), out)
 
 
 def _keras_name(path: Path | str) -> Path:
@@ -55,9 +61,9 @@ def _keras_name(path: Path | str) -> Path:
 
 
 def _export(model: Any, source: Path | str, weights: Mapping[str, Floats], out: Path) -> None:
-    from pollen.compiler import weights as named  # noqa: PLC0415
+    from pollen.compiler.weights import variables as variables_of  # noqa: PLC0415
 
-    variables = named.variables(model)
+    variables = variables_of(model)
     given = {name.partition("/")[0] for name in weights}
     # Layers that were frozen or personal are missing as a whole, and stay as they are in the file.
     needed = {tensor.name for tensor, _ in variables.trained + variables.state if tensor.layer in given}

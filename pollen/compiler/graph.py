@@ -41,7 +41,9 @@ def call(model: Any, weights: list[Any], state: list[Any], x: Any, *, training: 
     """The model's output and its next state; what is frozen enters as constants."""
     moving = {id(variable): value for (_, variable), value in zip(variables(model).state, state, strict=True)}
     rest = model.non_trainable_variables
-    values = [moving[id(v)] if id(v) in moving else tf.constant(v.numpy()) for v in rest]
+    with tf.init_scope():  # outside the graph that is being traced, where variables have values
+        constants = {id(variable): variable.numpy() for variable in rest if id(variable) not in moving}
+    values = [moving[id(v)] if id(v) in moving else tf.constant(constants[id(v)]) for v in rest]
     output, after = model.stateless_call(weights, values, x, training=training)
     return output, [value for variable, value in zip(rest, after, strict=True) if id(variable) in moving]
 

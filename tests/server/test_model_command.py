@@ -174,9 +174,38 @@ def test_another_keras_file_may_be_filled_and_one_that_does_not_fit_is_refused(
     assert not out.exists()
 
 
-def test_a_bundle_without_the_architecture_asks_for_the_keras_file(
+def test_frozen_and_personal_layers_are_exported_as_they_are_in_the_bundle(tmp_path: Path) -> None:
+    import keras
+
+    from pollen import compiler
+
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(5, activation="relu", name="fixed"),
+            layers.Dense(4, activation="relu", name="common"),
+            layers.Dense(2, name="own"),
+        ],
+        name="gestures",
+    )
+    of = compiler.compile(model, loss="mse", batch=4, frozen=["fixed"], personal=["own"])
+    lifecycle.keep_bundle(tmp_path, of)
+    store = StateStore(tmp_path / lifecycle.STATE)
+    store.begin(of.digest, 0, np.full(of.manifest.shared_size, 0.5, np.float32))
+    store.close()
+    out = tmp_path / "out.keras"
+    assert model_command.main(["export", str(tmp_path), "-o", str(out)]) == 0
+    exported = keras.models.load_model(out)
+    for layer in ("fixed", "own"):
+        for found, expected in zip(exported.get_layer(layer).weights, model.get_layer(layer).weights, strict=True):
+            np.testing.assert_array_equal(found, expected)
+    assert all(np.all(np.asarray(weight) == 0.5) for weight in exported.get_layer("common").weights)
+
+
+def test_a_bundle_without_an_architecture_asks_for_the_keras_file(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     stored(tmp_path, bundle())
     assert model_command.main(["export", str(tmp_path), "-o", str(tmp_path / "out.keras")]) == 1
-    assert "a bundle without the Keras model's architecture; give it with --model" in capfd.readouterr().err
+    assert "give the .keras file" in capfd.readouterr().err
