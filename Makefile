@@ -4,12 +4,13 @@
 ROOT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 PYTHON := $(ROOT)/.venv/bin/python
 
-.PHONY: help demo test test-slow bench clean
+.PHONY: help demo test test-slow test-arm bench clean
 
 help:
 	@echo "make demo    a fleet learns from this machine's sensors, live; options: make demo ARGS=\"--minutes 1 --devices 4\""
 	@echo "make test    ruff, mypy --strict and pytest, with everything they need"
 	@echo "make test-slow   the tests that take minutes: a real Flower SuperLink with SuperNodes, alone and beside MQTT devices"
+	@echo "make test-arm    emulated ARM processors train, and learn what this machine learns: ten minutes, 400 MB; no root needed"
 	@echo "make bench   the measurements of benchmarks/, as ratios"
 	@echo "make clean   remove what was installed and cached here; runs/ stays"
 
@@ -24,7 +25,13 @@ test:
 
 test-slow:
 	@$(ROOT)/scripts/environment .venv dev
+	@$(ROOT)/scripts/environment-tflite
 	@cd $(ROOT) && $(PYTHON) -m pytest -m slow $(ARGS)
+
+test-arm:
+	@$(ROOT)/scripts/environment .venv dev
+	@$(ROOT)/scripts/environment-tflite
+	@cd $(ROOT) && $(PYTHON) -m pytest -m slow tests/arm $(ARGS)
 
 bench:
 	@$(ROOT)/scripts/environment .venv dev
@@ -34,6 +41,7 @@ bench:
 	@cd $(ROOT) && $(PYTHON) -m benchmarks.server_memory
 	@cd $(ROOT) && $(PYTHON) -m benchmarks.adaptive
 	@cd $(ROOT) && $(PYTHON) -m benchmarks.device_memory --tflite .venv-tflite/bin/python
+	@cd $(ROOT) && $(PYTHON) -m benchmarks.training_step
 
 clean:
 	rm -rf $(ROOT)/.venv $(ROOT)/.venv-tflite $(ROOT)/.cache $(ROOT)/build $(ROOT)/*.egg-info \

@@ -41,8 +41,8 @@ class Agent:
         self._birth_model = b""
         self._vitals_due = 0.0
         self._store = ModelStore(settings.state_dir / "model", settings.upload.snapshot_limit_bytes)
-        self._model = DeviceModel(settings, self._store)
         self._outbox = Outbox(settings.state_dir / "outbox.sqlite", settings.upload.outbox_limit_bytes)
+        self._model = DeviceModel(settings, self._store, self._outbox)
         self._session = MqttSession(settings, os.urandom(8), self._clock, self._wake)
         self._delivery = Delivery(self._outbox, self._session, settings.upload, self._clock)
         self._worker = Worker(
@@ -116,6 +116,8 @@ class Agent:
                 receipt = messages.decode_receipt(payload)
                 self._delivery.receipted(receipt)
                 self._worker.closed(receipt)
+            case ModelReceived("infer", payload):
+                self._model.published.take(payload)
             case ModelReceived(leaf, payload):
                 self._worker.fetched(leaf, payload)
             case Acknowledged(ticket, error, heard):
@@ -170,6 +172,11 @@ class Agent:
         }
         if model.snapshot is not None:
             values["base_version"] = model.snapshot.number
+        if self._settings.inference.graph != "off":
+            values |= {
+                "inference_version": model.published.version,
+                "inference_predictions": model.inference_predictions,
+            }
         if model.learner is not None:
             prequential = model.learner.prequential
             values |= {
@@ -180,6 +187,7 @@ class Agent:
                 "error_first": prequential.error_first,
                 "baseline_first": prequential.baseline_first,
                 "unknown_labels": model.learner.unknown_labels,
+                "unknown_inputs": model.learner.unknown_inputs,
             }
         return values
 

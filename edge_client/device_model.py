@@ -1,47 +1,89 @@
 """The model a device works with: its graph, the weights it knows, and the learner around them."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from edge_client.learner import Learner
 from edge_client.models import ModelStore, Version, check_snapshot
+from edge_client.outbox import Outbox
+from edge_client.personal_layers import Personal, layout_of
+from edge_client.published_graph import PublishedGraph
 from edge_client.sampling import Sample
 from edge_client.settings import EdgeSettings
 from edge_client.standardise import Standardiser
 from pollen.bundle import Bundle, Floats
 from pollen.errors import BundleError, MessageError, PollenError
 from pollen.interpreter import TrainingGraph, load
+from pollen.manifest import Manifest
+from pollen.sharing import Sharing
 
 LOG = logging.getLogger(__name__)
 
 
 class DeviceModel:
-    """Owner of bundle, weights and learner. `local` are weights the device trained itself since `snapshot`,
-    `first_weights` [P] those in the bundle."""
+    """Owner of bundle, weights and learner.
 
-    def __init__(self, settings: EdgeSettings, store: ModelStore) -> None:
+    Of the shared values [F], `first` are those in the bundle, `snapshot` the server's newest, `local` what the device
+    trained since; `personal` are the values [Q] that stay here, after `personal.steps` training steps.
+    `published` is the server's graph that only predicts; `inference_predictions` counts what it predicted.
+    """
+
+    def __init__(self, settings: EdgeSettings, store: ModelStore, outbox: Outbox) -> None:
         self._settings = settings
         self._store = store
+        self._outbox = outbox
         self._standardiser: Standardiser | None = None
         self._channels = 0
-        self.first_weights = np.zeros(0, np.float32)
+        self._sharing: Sharing | None = None
+        self._variances: list[slice] = []
+        self._first_personal = self.first = np.zeros(0, np.float32)
+        self.personal = Personal(b"", "", 0, self.first)
         self.digest = b""
         self.graph: TrainingGraph | None = None
         self.learner: Learner | None = None
         self.snapshot: Version | None = None
         self.local: Floats | None = None
-        self.state = np.zeros(0, np.float32)
         self.problem = ""
         self.samples_seen = 0
+        self.published = PublishedGraph(settings, settings.state_dir / "model" / "current.infer")
+        self.inference_predictions = 0
 
     @property
     def newest(self) -> Floats:
-        """The newest weights [P] the device has: its own, else the snapshot's, else those in the bundle."""
+        """The newest shared values [F] the device has: its own, else the snapshot's, else those in the bundle."""
         if self.local is not None:
             return self.local
-        return self.first_weights if self.snapshot is None else self.snapshot.weights
+        return self.first if self.snapshot is None else self.snapshot.weights
+
+    def join(self, shared: Floats) -> tuple[Floats, Floats]:
+        """The weights [P] and the state [S] that `shared` [F] makes with this device's personal values; read-only.
+
+        Merge rules and lossy encodings may overshoot, so that a moving variance falls below 0, of which there is no
+        root; then it is 0.
+        """
+        if self._sharing is None:
+            raise BundleError("there is no model here yet")
+        weights, state = self._sharing.join(shared, self.personal.values)
+        if self._variances:
+            state = state.copy()
+            for variance in self._variances:
+                np.maximum(state[variance], 0, out=state[variance])
+        return weights, state
+
+    def take_trained(self, weights: Floats, state: Floats, steps: int) -> Floats:
+        """Go on from the weights [P] and the state [S] that `steps` steps gave; returns the shared values [F]."""
+        if self._sharing is None:
+            raise BundleError("there is no model here yet")
+        self.local, values = self._sharing.split(weights, state)
+        self.personal = replace(self.personal, steps=self.personal.steps + steps, values=values)
+        return self.local
+
+    def reset_personal(self) -> None:
+        """Personal values start again from the bundle's; on disk with the next update."""
+        self.personal = replace(self.personal, values=self._first_personal)
 
     def restore(self) -> None:
         """Take up the newest bundle and snapshot on disk that work."""
@@ -104,6 +146,8 @@ class DeviceModel:
         known = self.snapshot
         if known is not None and found.number < known.number <= server_version:
             return
+        if known is not None and found.number < known.number:
+            self.published.forget()  # the server has begun anew, its graph is older than this
         if known is None or found.number != known.number:
             self._store.keep_snapshot(payload)
         self.snapshot = found
@@ -112,22 +156,48 @@ class DeviceModel:
     def observe(self, samples: Sequence[Sample]) -> None:
         """Predict and learn from samples as far as there is a model for them."""
         self.samples_seen += sum(len(sample.values) for sample in samples)
-        if self.learner is not None:
-            self.learner.observe(samples, self.newest, self.state)
+        if self.learner is not None and samples:
+            snapshot = -1 if self.snapshot is None else self.snapshot.number
+            published = self.published.newest(snapshot, trained_since=self.local is not None)
+            made = self.learner.observe(samples, *self.join(self.newest), published)
+            self.inference_predictions += made if published is not None else 0
 
     def _use(self, bundle: Bundle) -> None:
+        _check_buffer(bundle.manifest, self._settings.learner.replay_samples)
+        layout = layout_of(bundle.manifest)
+        kept = self._outbox.personal(bundle.digest, layout)
         graph = load(bundle, self._settings.training.runtime)
         learner = self.learner
         if learner is None or not learner.use(graph):
             learner = self._new_learner(graph) if self._channels else None
         self.problem = ""
         self.graph, self.learner, self.digest = graph, learner, bundle.digest
-        self.first_weights = bundle.weights
-        self.state = bundle.state.copy()
+        self._sharing, self._variances = Sharing(bundle.manifest), list(_variances(bundle.manifest))
+        self.first, self._first_personal = self._sharing.split(bundle.weights, bundle.state)
+        usable = kept is not None and kept.values.shape == self._first_personal.shape
+        self.personal = kept if kept and usable else Personal(bundle.digest, layout, 0, self._first_personal)
         self.local = None
         self.snapshot = self._store.snapshot(bundle.manifest)
+        self.published.use(graph, bundle.digest)
         LOG.info("model %s, %d parameters, on %s", bundle.manifest.model, bundle.manifest.parameters, graph.runtime)
 
     def _new_learner(self, graph: TrainingGraph) -> Learner:
         standardiser = self._standardiser or Standardiser(self._channels, self._settings.learner.memory_samples)
         return Learner(graph, self._settings.learner, self._channels, standardiser)
+
+
+def _check_buffer(manifest: Manifest, replay_samples: int) -> None:
+    if manifest.state_size and replay_samples < manifest.batch:
+        raise BundleError(
+            f"model {manifest.model} has state, so it needs whole batches of {manifest.batch}; "
+            f"learner.replay_samples = {replay_samples} must be at least that"
+        )
+
+
+def _variances(manifest: Manifest) -> Iterator[slice]:
+    """Where the moving variances stand in the state [S]."""
+    start = 0
+    for tensor in manifest.state:
+        if tensor.name.endswith("moving_variance"):
+            yield slice(start, start + tensor.size)
+        start += tensor.size

@@ -17,7 +17,7 @@ def compress(
     chosen: encoding.Encoding,
     chance: random.Random,
 ) -> tuple[dict[str, Any], Floats | None]:
-    """Encode `delta` + `residual` ([P] each); returns the wire tensors and what they miss, the next residual [P].
+    """Encode `delta` + `residual` ([F] each); returns the wire tensors and what they miss, the next residual [F].
 
     Karimireddy et al., "Error feedback fixes SignSGD", 2019, algorithm 2: the sum of all that was sent differs from
     the sum of all deltas by the last residual only. None instead of a residual means all zero.

@@ -28,7 +28,7 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class ModelReceived:
-    """The retained message of a model topic that was fetched: `weights` or `bundle`."""
+    """The retained message of a model topic: `weights` or `bundle` as it was fetched, `infer` whenever there is one."""
 
     leaf: topics.ModelLeaf
     payload: bytes

@@ -5,14 +5,15 @@ from typing import Final
 
 import numpy as np
 
-from edge_client import scoring
 from edge_client.prequential import LastTarget, MajorityClass, Prequential
 from edge_client.replay_buffer import ReplayBuffer
 from edge_client.sampling import Sample
 from edge_client.settings import Learner as LearnerSettings
 from edge_client.standardise import Standardiser
 from edge_client.windowing import Example, Windower
-from pollen.bundle import Floats
+from pollen import scoring
+from pollen.bundle import Floats, Manifest
+from pollen.inference_graph import InferenceGraph
 from pollen.interpreter import TrainingGraph
 
 WARM_UP: Final = 10  # samples a channel's statistics need before they mean anything
@@ -34,6 +35,8 @@ class Learner:
         self._loss = graph.manifest.loss
         self._target = settings.target
         self._standardiser = standardiser if settings.standardise else None
+        # Integers name rows of a table, so they are taken as the sensor gives them.
+        self._raw = graph.manifest.input_dtype == "int32"
         self._windower = Windower(graph.manifest, settings.target, channels, settings.hop)
         self._majority = MajorityClass(max(self._windower.labeller.classes, 1))
         self._last_target = LastTarget()
@@ -46,22 +49,23 @@ class Learner:
         """Windows left out since their label is no class of this model."""
         return self._windower.unknown_labels
 
+    @property
+    def unknown_inputs(self) -> int:
+        """Windows left out since a value isn't one of the integers that this model takes."""
+        return self._windower.unknown_inputs
+
     def use(self, graph: TrainingGraph) -> bool:
-        """Go on with another graph; False when its shapes differ, so that a new Learner is needed."""
-        old, new = self._graph.manifest, graph.manifest
-        same = (old.input_shape, old.output_shape, old.label_shape, old.label_dtype, old.loss) == (
-            new.input_shape,
-            new.output_shape,
-            new.label_shape,
-            new.label_dtype,
-            new.loss,
-        )
+        """Go on with another graph; False when its examples differ, so that a new Learner is needed."""
+        same = _examples(self._graph.manifest) == _examples(graph.manifest)
         if same:
             self._graph = graph
         return same
 
-    def observe(self, samples: Sequence[Sample], weights: Floats, state: Floats) -> int:
-        """Take in `samples`, predicting with `weights` [P] and `state` [S]; returns how many examples they made."""
+    def observe(
+        self, samples: Sequence[Sample], weights: Floats, state: Floats, published: InferenceGraph | None = None
+    ) -> int:
+        """Take in `samples`, predicting with `weights` [P] and `state` [S], or with `published` where it is given;
+        returns how many examples they made."""
         examples: list[Example] = []
         for sample in samples:
             if sample.number != self._next_number:
@@ -70,19 +74,23 @@ class Learner:
             values = sample.values
             if self._standardiser is not None:
                 self._standardiser.update(values)
-                if self._standardiser.count < WARM_UP:
-                    continue
-                values = self._standardiser.transform(values)
+                if not self._raw:
+                    if self._standardiser.count < WARM_UP:
+                        continue
+                    values = self._standardiser.transform(values)
             examples += self._windower.add(values, sample.label)
         if examples:
-            self._score(examples, weights, state)
+            self._score(examples, weights, state, published)
             for example in examples:
                 self.buffer.add(example.x, example.y)
         return len(examples)
 
-    def _score(self, examples: Sequence[Example], weights: Floats, state: Floats) -> None:
+    def _score(
+        self, examples: Sequence[Example], weights: Floats, state: Floats, published: InferenceGraph | None
+    ) -> None:
         y = np.stack([example.y for example in examples])
-        output = self._graph.predict(weights, np.stack([example.x for example in examples]), state)
+        x = np.stack([example.x for example in examples])
+        output = self._graph.predict(weights, x, state) if published is None else published.predict(x)
         errors = np.nan_to_num(scoring.errors(self._loss, output, y), nan=_WORST_ERROR, posinf=_WORST_ERROR)
         for index, example in enumerate(examples):
             baseline = self._baseline_error(example)
@@ -99,3 +107,9 @@ class Learner:
         guess = example.last if self._target == "next" else self._last_target.guess
         self._last_target.add(example.y)
         return None if guess is None else float(np.abs(example.y - guess).mean(dtype=np.float64))
+
+
+def _examples(manifest: Manifest) -> tuple[object, ...]:
+    """What a model's examples and their errors depend on."""
+    inputs = manifest.input_shape, manifest.input_dtype, manifest.input_below
+    return (*inputs, manifest.output_shape, manifest.label_shape, manifest.label_dtype, manifest.loss)

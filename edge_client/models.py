@@ -17,7 +17,7 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Version:
-    """The weights [P], read-only, of one version of a model."""
+    """The shared values [F] of one version of a model: trained weights, then state; read-only."""
 
     number: int
     weights: Floats

@@ -4,6 +4,7 @@ A row that was never handed to MQTT may be replaced by a newer result for the sa
 over it is frozen and only ever sent again as it is, since the server may have merged it. Only a receipt deletes it.
 
 An update that lazy upload keeps back is a row like any other, so that a restart loses nothing of it, but is not sent.
+With an update goes what its training made of the layers that stay here, see `personal_layers`.
 """
 
 import sqlite3
@@ -15,10 +16,12 @@ from typing import Any, Final, Literal, Self
 
 import numpy as np
 
+from edge_client import personal_layers
+from edge_client.personal_layers import Personal
 from pollen.bundle import Floats
 from pollen.errors import StoreError
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 ANSWERED: Final = 64  # receipts remembered, so that a late task of theirs isn't done again
 _PAGE_BYTES: Final = 4096
 _TABLES: Final = """
@@ -38,6 +41,7 @@ ALTER TABLE reply ADD COLUMN skipped INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE reply ADD COLUMN contribution BLOB;
 CREATE TABLE contribution (bundle BLOB NOT NULL, task BLOB NOT NULL, vector BLOB NOT NULL);
 """,
+    2: personal_layers.TABLE,
 }
 
 ReplyLeaf = Literal["update", "result"]
@@ -62,8 +66,9 @@ class Row:
 @dataclass(frozen=True, slots=True, eq=False)
 class Reply:
     """A reply to store: `build` makes the payload from its sequence number; an update has `base`, `samples` and
-    `steps`, and the error-feedback `residual` [P] that is left once it is sent, for the model `bundle`. One measured
-    against the last merged contribution has the `contribution` [P] that it makes; `skipped`: see `Row`."""
+    `steps`, and the error-feedback `residual` [F] that is left once it is sent, for the model `bundle`. One measured
+    against the last merged contribution has the `contribution` [F] that it makes; `skipped`: see `Row`; `personal`:
+    what the same training made of the personal layers."""
 
     task: bytes
     leaf: ReplyLeaf
@@ -75,6 +80,7 @@ class Reply:
     residual: Floats | None = None
     contribution: Floats | None = None
     skipped: int = 0
+    personal: Personal | None = None
 
 
 class Outbox:
@@ -151,6 +157,8 @@ class Outbox:
                 " contribution = excluded.contribution, skipped = excluded.skipped",
                 (*known, payload, residual, contribution, reply.skipped),
             )
+            if reply.personal is not None:
+                personal_layers.keep(self._database, reply.personal)
         row = self._rows[reply.task] = Row(*known, False, len(payload), reply.skipped)
         return row
 
@@ -181,27 +189,34 @@ class Outbox:
             self._rows[task] = replace(row, handed=True)
         return payload
 
-    def residual(self, bundle: bytes, parameters: int) -> Floats | None:
-        """The residual [P] that the next update of the model `bundle` must carry; None when there is none."""
+    def personal(self, bundle: bytes, layout: str) -> Personal | None:
+        """What the device trained of its personal layers; None when it has nothing of that `layout` yet."""
+        try:
+            return personal_layers.find(self._database, bundle, layout)
+        except sqlite3.Error as error:
+            raise StoreError(f"{self._path}: can't be read ({error})") from error
+
+    def residual(self, bundle: bytes, size: int) -> Floats | None:
+        """The residual [F] that the next update of the model `bundle` must carry; None when there is none."""
         found = self._read("SELECT vector FROM residual WHERE bundle = ?", bundle)
-        if found is None or len(found[0]) != 4 * parameters:
+        if found is None or len(found[0]) != 4 * size:
             return None
         return np.frombuffer(found[0], np.float32)
 
-    def unsent_residual(self, task: bytes, parameters: int) -> Floats | None:
-        """The residual [P] that an unsent update leaves."""
-        return _vector(self._read("SELECT residual FROM reply WHERE task = ?", task), parameters)
+    def unsent_residual(self, task: bytes, size: int) -> Floats | None:
+        """The residual [F] that an unsent update leaves."""
+        return _vector(self._read("SELECT residual FROM reply WHERE task = ?", task), size)
 
-    def contribution(self, bundle: bytes, parameters: int) -> tuple[bytes, Floats] | None:
-        """The last merged contribution [P] to the model `bundle` and its task's id; None when there is none."""
+    def contribution(self, bundle: bytes, size: int) -> tuple[bytes, Floats] | None:
+        """The last merged contribution [F] to the model `bundle` and its task's id; None when there is none."""
         found = self._read("SELECT task, vector FROM contribution WHERE bundle = ?", bundle)
-        if found is None or len(found[1]) != 4 * parameters:
+        if found is None or len(found[1]) != 4 * size:
             return None
         return bytes(found[0]), np.frombuffer(found[1], np.float32)
 
-    def unsent_contribution(self, task: bytes, parameters: int) -> Floats | None:
-        """The contribution [P] that a waiting update makes, None for a plain delta."""
-        return _vector(self._read("SELECT contribution FROM reply WHERE task = ?", task), parameters)
+    def unsent_contribution(self, task: bytes, size: int) -> Floats | None:
+        """The contribution [F] that a waiting update makes, None for a plain delta."""
+        return _vector(self._read("SELECT contribution FROM reply WHERE task = ?", task), size)
 
     def receipted(self, task: bytes, *, merged: bool = False) -> Row | None:
         """The receipt of `task` has come: delete its reply, remember the task. Returns the row, None if unknown.
@@ -299,8 +314,8 @@ def _blob(bundle: bytes, vector: Floats | None) -> bytes:
     return bundle + (b"" if vector is None else vector.astype(np.float32).tobytes())
 
 
-def _vector(found: tuple[Any, ...] | None, parameters: int) -> Floats | None:
-    """The vector [P] in a row of one `_blob`, None when there is none of that length."""
-    if found is None or found[0] is None or len(found[0]) != _DIGEST_BYTES + 4 * parameters:
+def _vector(found: tuple[Any, ...] | None, size: int) -> Floats | None:
+    """The vector [F] in a row of one `_blob`, None when there is none of that length."""
+    if found is None or found[0] is None or len(found[0]) != _DIGEST_BYTES + 4 * size:
         return None
     return np.frombuffer(found[0], np.float32, offset=_DIGEST_BYTES)

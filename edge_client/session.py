@@ -43,9 +43,10 @@ class MqttSession:
         self._clock = clock
         self._wake = wake
         self._own = {topics.device(settings.fleet, settings.device, leaf): leaf for leaf in topics.TO_DEVICE}
-        leaves: tuple[topics.ModelLeaf, ...] = ("weights", "bundle")
+        leaves: tuple[topics.ModelLeaf, ...] = ("weights", "bundle", "infer")
         self._model_topics = {leaf: topics.model(settings.fleet, settings.model, leaf) for leaf in leaves}
         self._wanted: set[topics.ModelLeaf] = set()
+        self._followed: set[topics.ModelLeaf] = {"infer"} if settings.inference.graph != "off" else set()
         self._events: deque[Event] = deque()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -210,7 +211,7 @@ class MqttSession:
             return
         own = [(topic, SubscribeOptions(qos=1)) for topic in self._own]
         client.subscribe(own)
-        for leaf in list(self._wanted):
+        for leaf in [*self._wanted, *self._followed]:
             self._subscribe_model(client, leaf)
         if self._connection > 1:
             self.reconnects += 1
@@ -236,6 +237,10 @@ class MqttSession:
             else:  # the server sends again what matters
                 LOG.debug("%s: a message was dropped, too many wait", message.topic)
             return
+        for followed in self._followed:
+            if message.topic == self._model_topics[followed]:
+                self._put(ModelReceived(followed, payload))
+                return
         client.unsubscribe(message.topic)
         for wanted in list(self._wanted):
             if message.topic == self._model_topics[wanted]:

@@ -139,6 +139,14 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class Inference:
+    """`[inference]`: whether to predict with the small graphs that the server may publish: "off", "always", or "auto":
+    where they are quicker on this device. While the device knows newer weights of its own, those predict."""
+
+    graph: Literal["off", "auto", "always"] = "off"
+
+
+@dataclass(frozen=True, slots=True)
 class EdgeSettings:
     """All settings of one device. `device` is the name the broker authenticates (certificate CN or user name)."""
 
@@ -151,6 +159,7 @@ class EdgeSettings:
     learner: Learner = field(default_factory=Learner)
     training: Training = field(default_factory=Training)
     upload: Upload = field(default_factory=Upload)
+    inference: Inference = field(default_factory=Inference)
     session: Session = field(default_factory=Session)
     logging: Logging = field(default_factory=Logging)
 

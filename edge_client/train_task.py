@@ -28,7 +28,7 @@ LARGEST_WAIT: Final = 2**31  # examples that a task may make the device wait for
 
 @dataclass(slots=True)
 class OpenTrain:
-    """A train task and its work: `local` [P] came from `base` in `steps` steps with `samples` distinct examples.
+    """A train task and its work: `local` [F] came from `base` in `steps` steps with `samples` distinct examples.
 
     Offline, or while the update is kept back, further trainings go on from `local`, and the one update grows.
     `newest_serial` is the newest example counted, so that each counts once; `seconds` were spent computing.
@@ -42,13 +42,13 @@ class OpenTrain:
     newest_serial: int = -1
     seconds: float = 0.0
 
-    def add(self, trained: Trained) -> None:
-        """Count one more training."""
+    def add(self, trained: Trained, shared: Floats) -> None:
+        """Count one more training, which made `shared` [F] of the shared values."""
         self.samples += int(np.count_nonzero(trained.serials > self.newest_serial))
         self.newest_serial = max(self.newest_serial, int(trained.serials.max(initial=-1)))
         self.steps += trained.steps
         self.seconds += trained.seconds
-        self.local = trained.weights
+        self.local = shared
 
     def is_final(self, row: Row | None) -> bool:
         """Whether the reply `row` to the task, if there is one, can't become a better one."""
@@ -105,12 +105,13 @@ def start(
         raise MessageError("the model is gone")
     if train.local is None or train.base is None:
         train.base, train.local = snapshot, None
+    base = model.join(train.base.weights)
     return TrainingRun(
         graph,
         learner.buffer,
-        start=train.base.weights if train.local is None else train.local,
-        base=train.base.weights,
-        state=model.state,
+        start=base if train.local is None else model.join(train.local),
+        base=base,
+        steps_done=model.personal.steps,
         plan=trainer.plan(settings, train.task.config),
         chance=chance,
         clock=clock,
@@ -127,9 +128,8 @@ def finish(
     chance: random.Random,
 ) -> Row | None:
     """Take up a finished training, and put its update into the outbox; None where that can't keep it."""
-    train.add(trained)
-    model.local = trained.weights
-    model.state = trained.state
+    shared = model.take_trained(trained.weights, trained.state, trained.steps)
+    train.add(trained, shared)
     try:
         plan = trainer.plan(settings.training, train.task.config)
         row = store_update(train, trained, model, outbox, plan=plan, default=settings.upload.encoding, chance=chance)
@@ -144,6 +144,23 @@ def finish(
             row.seq, row.base, row.samples, row.steps, trained.loss_before, trained.loss_after, row.size_bytes,
         )  # fmt: skip
     return row
+
+
+def diverged(train: OpenTrain, run: TrainingRun, model: DeviceModel) -> None:
+    """A training gave no numbers: personal values that do worse than the bundle's start again from these.
+
+    The server repairs shared values with the next snapshot, but of personal ones it knows nothing.
+    """
+    trained = model.personal
+    if train.base is None or not len(trained.values):
+        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        before = run.loss(*model.join(train.base.weights))
+        model.reset_personal()
+        if before <= run.loss(*model.join(train.base.weights)):
+            model.personal = trained
+        else:
+            LOG.warning("the personal layers do worse than the bundle's and start again from these")
 
 
 def store_update(
@@ -161,21 +178,21 @@ def store_update(
     Where `plan` says so it is a residual, and is kept back while it is small. Raises StoreError when it can't be kept,
     MessageError when it can't be encoded.
     """
-    graph, base = model.graph, train.base
-    if graph is None or base is None:
+    graph, base, shared = model.graph, train.base, train.local
+    if graph is None or base is None or shared is None:
         raise StoreError("the model is gone")
-    skipped = _skipped(outbox.row(train.task.task), trained.weights - base.weights, plan)
+    skipped = _skipped(outbox.row(train.task.task), shared - base.weights, plan)
     chosen = train.task.config.get("encoding", default)
     against, origin, missed = None, base.weights, outbox.residual(model.digest, graph.manifest.shared_size)
     if plan.against is not None:
         # What this update misses lies between the contribution and the next model, so the next residual carries it.
         (against, origin), missed = _contributed(plan.against, model, outbox), None
     wire, left = compress(
-        trained.weights - origin, missed, graph.manifest, chosen if chosen in encoding.ENCODINGS else default, chance
+        shared - origin, missed, graph.manifest, chosen if chosen in encoding.ENCODINGS else default, chance
     )
     contribution = None
     if against is not None:
-        contribution, left = trained.weights if left is None else trained.weights - left, None
+        contribution, left = shared if left is None else shared - left, None
     metrics = _metrics(train, trained, model)
 
     def build(seq: int) -> bytes:
@@ -195,12 +212,13 @@ def store_update(
             residual=left,
             contribution=contribution,
             skipped=skipped,
+            personal=model.personal,
         )
     )
 
 
 def _skipped(row: Row | None, delta: Floats, plan: Plan) -> int:
-    """How often running the update of `delta` [P] is kept back with this time, 0 to send it; `row`: the one before it.
+    """How often running the update of `delta` [F] is kept back with this time, 0 to send it; `row`: the one before it.
 
     One that was to be sent already is never kept back.
     """
@@ -211,15 +229,15 @@ def _skipped(row: Row | None, delta: Floats, plan: Plan) -> int:
 
 
 def _contributed(asked: bytes, model: DeviceModel, outbox: Outbox) -> tuple[bytes, Floats]:
-    """What a residual is measured against: the task whose contribution it is, and that contribution [P].
+    """What a residual is measured against: the task whose contribution it is, and that contribution [F].
 
-    b"" and the bundle's weights unless the device has the contribution to the task `asked`.
+    b"" and the bundle's values unless the device has the contribution to the task `asked`.
     """
-    parameters = len(model.first_weights)
-    task, vector = outbox.contribution(model.digest, parameters) or (b"", model.first_weights)
-    if task != asked and (waiting := outbox.unsent_contribution(asked, parameters)) is not None:
+    size = len(model.first)
+    task, vector = outbox.contribution(model.digest, size) or (b"", model.first)
+    if task != asked and (waiting := outbox.unsent_contribution(asked, size)) is not None:
         return asked, waiting  # merged by what the server says, though its receipt is still under way
-    return (task, vector) if task == asked else (b"", model.first_weights)
+    return (task, vector) if task == asked else (b"", model.first)
 
 
 def _metrics(train: OpenTrain, trained: Trained, model: DeviceModel) -> dict[str, float]:

@@ -2,20 +2,22 @@
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_client import optimizers, scoring
+from edge_client import optimizers
 from edge_client.clock import Clock
 from edge_client.replay_buffer import ReplayBuffer
 from edge_client.settings import Training
+from pollen import scoring
 from pollen.bundle import Floats
 from pollen.errors import MessageError, PollenError
 from pollen.interpreter import TrainingGraph
+from pollen.manifest import Manifest
 from pollen.messages import TASK_ID_BYTES, Scalar
 
 PROBE_BATCHES: Final = 4  # batches on which the loss before and after is taken
@@ -96,8 +98,9 @@ class Trained:
 
 
 class TrainingRun:
-    """One training, from the weights `start` [P] and `state` [S]; FedProx and loss_before refer to `base` [P].
+    """One training, from the weights [P] and state [S] in `start`; FedProx and loss_before refer to those in `base`.
 
+    `steps_done` training steps lie behind these weights, for a learning rate that follows a schedule.
     Examples are drawn from the buffer without replacement, pass by pass, as they stand when their batch is due, so
     a sample that arrives meanwhile is learned from at once.
     """
@@ -107,9 +110,9 @@ class TrainingRun:
         graph: TrainingGraph,
         buffer: ReplayBuffer,
         *,
-        start: Floats,
-        base: Floats,
-        state: Floats,
+        start: tuple[Floats, Floats],
+        base: tuple[Floats, Floats],
+        steps_done: int,
         plan: Plan,
         chance: random.Random,
         clock: Clock,
@@ -121,10 +124,11 @@ class TrainingRun:
         self._graph = graph
         self._buffer = buffer
         self._base = base
-        self._weights = start.copy()
-        self._state = state
+        self._weights, self._state = start[0].copy(), start[1]
         self._plan = plan
-        self._optimizer = optimizers.make(optimizer, manifest.parameters)
+        self._optimizer = optimizers.make(optimizer, manifest, steps_done=steps_done)
+        # A personal layer has nothing global to be pulled to.
+        self._pulled = tuple(_shared_weights(manifest)) if plan.proximal_mu else ()
         self._chance = chance
         # numpy.random costs 7 MB, so only models with dropout load it.
         self._noise = np.random.default_rng(chance.getrandbits(128)) if manifest.noise else None
@@ -146,7 +150,7 @@ class TrainingRun:
         """Compute for about `seconds`; whether the run is finished. Raises TrainingDivergedError."""
         started = self._clock.monotonic()
         if self._steps == 0 and not self._used:
-            self._loss_before = self._loss(self._base)
+            self._loss_before = self.loss(*self._base)
         finished = False
         with np.errstate(over="ignore", invalid="ignore"):  # weights that blow up are found at the end
             while not finished and self._clock.monotonic() - started < seconds:
@@ -172,7 +176,8 @@ class TrainingRun:
         step = self._graph.gradient(self._weights, x, y, self._state, self._noise)
         gradient = step.gradient
         if self._plan.proximal_mu:
-            optimizers.add_proximal(gradient, self._weights, self._base, self._plan.proximal_mu)
+            for run in self._pulled:
+                optimizers.add_proximal(gradient[run], self._weights[run], self._base[0][run], self._plan.proximal_mu)
         self._optimizer.step(self._weights, gradient)
         self._state = step.state
         self._used.append(self._buffer.serials(slots))
@@ -181,17 +186,32 @@ class TrainingRun:
         return True
 
     def _finish(self) -> None:
-        loss_after = self._loss(self._weights)
-        if not (np.isfinite(self._weights).all() and np.isfinite(loss_after)):
+        loss_after = self.loss(self._weights, self._state)
+        if not all(np.isfinite(values).all() for values in (self._weights, self._state, loss_after)):
             raise TrainingDivergedError("training diverged: the weights are not finite; lower the learning rate")
         serials = np.unique(np.concatenate(self._used)) if self._used else np.zeros(0, np.int64)
         self.result = Trained(
             self._weights, self._state, serials, self._steps, self._loss_before, loss_after, self._seconds
         )
 
-    def _loss(self, weights: Floats) -> float:
+    def loss(self, weights: Floats, state: Floats) -> float:
+        """The mean loss of weights [P] with state [S] on the examples that loss_before and loss_after are taken on."""
         x, y = self._probe
-        return scoring.mean_loss(self._graph.manifest.loss, self._graph.predict(weights, x, self._state), y)
+        return scoring.mean_loss(self._graph.manifest.loss, self._graph.predict(weights, x, state), y)
+
+
+def _shared_weights(manifest: Manifest) -> Iterator[slice]:
+    """Where the weights that are no personal layer's stand among all [P]; neighbours are one slice."""
+    start = end = 0
+    for tensor in manifest.weights:
+        if tensor.layer in manifest.personal:
+            if end > start:
+                yield slice(start, end)
+            start = end = end + tensor.size
+        else:
+            end += tensor.size
+    if end > start:
+        yield slice(start, end)
 
 
 def _permutation(count: int, chance: random.Random) -> Slots:

@@ -1,7 +1,7 @@
 """From samples to examples: a window of the last T samples and what is to be predicted from it."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,14 @@ from pollen.errors import BundleError
 
 Floats = npt.NDArray[np.float32]
 
+WHOLE: Final = 1e-3  # a reading this near to a whole number is that number
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """`x` as the model's input shape says, `y` as its label shape; `last` is the window's last sample, [C]."""
+    """`x` as the model's input shape and dtype say, `y` as its label's; `last` is the window's last sample, [C]."""
 
-    x: Floats
+    x: npt.NDArray[Any]
     y: npt.NDArray[Any]
     last: Floats
 
@@ -37,8 +39,6 @@ def window_length(manifest: Manifest, channels: int) -> int:
 
 def check_target(manifest: Manifest, target: Target, channels: int) -> None:
     """BundleError when the model's labels aren't what `target` gives."""
-    if manifest.input_dtype != "float32":
-        raise BundleError(f"model {manifest.model} takes {manifest.input_dtype}; a sensor gives float32")
     if target == "next" and (manifest.label_shape, manifest.label_dtype) != ((channels,), "float32"):
         raise BundleError(
             f"model {manifest.model} has labels {manifest.label_dtype} {list(manifest.label_shape)}; forecasting the "
@@ -79,6 +79,7 @@ class Windower:
 
     Target "next": the window of T samples and the sample after it. Target "label": the window and the label of its
     last reading. Windows start `hop` samples apart (0: 1 apart, for labelled bursts T apart, aligned to the burst).
+    A model of integers gets the values rounded; a window with one that is none of its integers is left out and counted.
     Memory: T + 1 samples.
     """
 
@@ -86,6 +87,7 @@ class Windower:
         self._length = window_length(manifest, channels)
         check_target(manifest, target, channels)
         self._shape = manifest.input_shape
+        self._below = manifest.input_below
         self._target = target
         self._hop = hop
         self.labeller = Labeller(manifest)
@@ -93,6 +95,7 @@ class Windower:
         self._filled = 0
         self._wait = 0  # samples until the next window may be taken
         self.unknown_labels = 0
+        self.unknown_inputs = 0
 
     def clear(self) -> None:
         """Forget the samples held: what comes next doesn't follow on them."""
@@ -109,7 +112,7 @@ class Windower:
         examples = []
         for sample in values:
             if self._ready():
-                examples.append(self._example(sample.copy()))
+                examples += self._examples(sample.copy())
                 self._wait = self._hop or 1
             self._push(sample)
         return examples
@@ -127,7 +130,7 @@ class Windower:
         if y is None:
             self.unknown_labels += 1
             return []
-        return [self._example(y)]
+        return self._examples(y)
 
     def _ready(self) -> bool:
         return self._filled == self._length and self._wait == 0
@@ -138,6 +141,15 @@ class Windower:
         self._filled = min(self._filled + 1, self._length)
         self._wait = max(self._wait - 1, 0)
 
-    def _example(self, y: npt.NDArray[Any]) -> Example:
-        window = self._window.copy()
-        return Example(window.reshape(self._shape), y, window[-1])
+    def _examples(self, y: npt.NDArray[Any]) -> list[Example]:
+        """The window as it is now and `y`, or nothing when it isn't an input of the model."""
+        window: npt.NDArray[Any] = self._window.copy()
+        last = window[-1]
+        if self._below:
+            whole = np.rint(window)
+            # Negated, so that NaN is none either.
+            if not (np.abs(window - whole).max() <= WHOLE and whole.min() >= 0 and whole.max() < self._below):
+                self.unknown_inputs += 1
+                return []
+            window = whole.astype(np.int32)
+        return [Example(window.reshape(self._shape), y, last)]

@@ -13,7 +13,7 @@ from edge_client.fetching import Fetching
 from edge_client.outbox import Outbox, Reply
 from edge_client.session import MqttSession
 from edge_client.settings import EdgeSettings
-from edge_client.train_task import OpenTrain, finish, is_due, resume, start
+from edge_client.train_task import OpenTrain, diverged, finish, is_due, resume, start
 from pollen import messages
 from pollen.errors import MessageError, PollenError, StoreError
 from pollen.fields import MAX_TEXT
@@ -227,8 +227,8 @@ class Worker:
             self._refuse(job, "no examples yet")
             return
         if job.kind == "evaluate":
-            state = self._model.state
-            self._evaluation = trainer.EvaluationRun(graph, learner.buffer, snapshot.weights, state, self._clock)
+            values = self._model.join(snapshot.weights)
+            self._evaluation = trainer.EvaluationRun(graph, learner.buffer, *values, self._clock)
         elif self._train is not None:
             try:
                 how = self._settings.training
@@ -248,6 +248,7 @@ class Worker:
                 return
         except trainer.TrainingDivergedError as error:
             self._trained_total = learner.buffer.total
+            diverged(train, run, self._model)
             self._refuse(train.task, str(error))
             return
         self._trained_total = learner.buffer.total

@@ -136,8 +136,8 @@ class BridgeLoop:
                 is_name(device)
             ):
                 self._intake.publishing.publish(topics.device(fleet, device, leaf), payload, expiry_s=expiry_s)
-            case ModelMessage(model=model, leaf=("head" | "weights" | "bundle") as leaf, payload=payload) if is_name(
-                model
+            case ModelMessage(model=model, leaf=("head" | "weights" | "bundle" | "infer") as leaf, payload=payload) if (
+                is_name(model)
             ):
                 self._intake.publishing.publish(topics.model(fleet, model, leaf), payload, retain=True)
             case _:

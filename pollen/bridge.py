@@ -75,7 +75,7 @@ class ToDevice:
 
 @dataclass(frozen=True, slots=True)
 class ModelMessage:
-    """Publish, retained, on a model's head, weights or bundle topic."""
+    """Publish, retained, on a model's head, weights, bundle or infer topic."""
 
     model: str
     leaf: str

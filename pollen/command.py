@@ -13,6 +13,7 @@ SUMMARIES = {
     "compile": "turn a Keras model into a bundle that devices train",
     "demo": "run a whole fleet on this machine: broker, gateway, server and devices",
     "export": "write trained weights back into a Keras model",
+    "inference": "make a small graph that only predicts, in float32 or quantised",
     "model": "list, export and roll back the versions of a server's model",
     "plot": "draw a run's history as PNG files",
 }

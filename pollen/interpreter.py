@@ -48,6 +48,11 @@ def load(bundle: Bundle, runtime: Runtime = "auto", threads: int = 1) -> Trainin
     Raises InterpreterError when no interpreter works (saying what to install), or the graph doesn't fit its
     manifest.
     """
+    return TrainingGraph(bundle.manifest, *open_graph(bundle.graph, bundle.manifest.model, runtime, threads))
+
+
+def open_graph(graph: bytes, model: str, runtime: Runtime = "auto", threads: int = 1) -> tuple[Any, str]:
+    """(interpreter of the .tflite file `graph` of `model`, its name and version); for the rest see `load`."""
     if runtime != "auto" and runtime not in _PACKAGES:
         raise InterpreterError(f"interpreter {runtime!r} is not known; use auto, litert or tflite")
     failures = []
@@ -60,13 +65,13 @@ def load(bundle: Bundle, runtime: Runtime = "auto", threads: int = 1) -> Trainin
             continue
         # Beside numpy 2, tflite-runtime imports well and fails only here.
         try:
-            interpreter = library.Interpreter(model_content=bundle.graph, num_threads=threads)
+            interpreter = library.Interpreter(model_content=graph, num_threads=threads)
         except (ImportError, AttributeError, RuntimeError, ValueError, SystemError) as error:
             failures.append(f"{package} can't load the graph: {_one_line(error)}; {install}")
             continue
         version = importlib.import_module(module).__version__
-        return TrainingGraph(bundle.manifest, interpreter, f"{package} {version}")
-    raise InterpreterError(f"no interpreter can run model {bundle.manifest.model}: {' | '.join(failures)}")
+        return interpreter, f"{package} {version}"
+    raise InterpreterError(f"no interpreter can run model {model}: {' | '.join(failures)}")
 
 
 class TrainingGraph:
@@ -103,12 +108,13 @@ class TrainingGraph:
         """The loss of one batch and its gradient with respect to `w`.
 
         `w` float32 [P], `x` [b, …] and `y` [b, …] as the manifest says, 1 ≤ b ≤ batch; `state` float32 [S]
-        (may be left out when S is 0); `sample_weight` float32 [b], ≥ 0, not all 0: the loss is the mean of
-        the examples' losses weighted by it. A model with dropout takes its uniform numbers from `noise`: a
-        generator, or one array for each shape in `manifest.noise`.
+        (may be left out when S is 0); `sample_weight` float32 [b], ≥ 0: as Keras has it, the loss is the sum of the
+        examples' losses times their weights, divided by b, and the regularisers' penalties. A model with dropout
+        takes its uniform numbers from `noise`: a generator, or one array for each shape in `manifest.noise`.
         A short batch is padded and masked. With state (BatchNormalization) padding would enter the
-        statistics, so there it raises ValueError, as does any wrong shape. NaN in `x`, and a class label that
-        isn't one of the model's, give a loss and gradient of NaN, as in TensorFlow: check before stepping.
+        statistics, so there it raises ValueError, as does any wrong shape, and an integer in `x` that isn't one of
+        the model's. NaN in `x`, and a class label that isn't one of the model's, give a loss and gradient of NaN, as
+        in TensorFlow: check before stepping.
         """
         batch = self.manifest.batch
         count = len(x)
@@ -120,11 +126,14 @@ class TrainingGraph:
             weight = self._full_weight[:count]
         else:
             weight = np.asarray(sample_weight, np.float32)
-            if weight.shape != (count,) or not float(weight.sum()) > 0 or float(weight.min()) < 0:
-                raise ValueError(f"sample_weight must be {count} numbers >= 0, not all 0")
+            if weight.shape != (count,) or not np.isfinite(weight).all() or float(weight.min()) < 0:
+                raise ValueError(f"sample_weight must be {count} finite numbers >= 0")
+        if count < batch:
+            # The graph divides by its batch, Keras by the examples there are.
+            weight = weight * np.float32(batch / count)
         result = self._grad(
             w=self._flat("w", w, self.manifest.parameters),
-            x=self._batch("x", x, self._x_dtype, self.manifest.input_shape),
+            x=self._batch("x", checked_inputs(self.manifest, x), self._x_dtype, self.manifest.input_shape),
             y=self._batch("y", y, self._y_dtype, self.manifest.label_shape),
             sample_weight=self._batch("sample_weight", weight, np.dtype(np.float32), ()),
             **self._state(state),
@@ -133,8 +142,12 @@ class TrainingGraph:
         return Step(loss=float(result["loss"].item()), gradient=result["g"], state=result.get("s_new", self._no_state))
 
     def predict(self, w: Floats, x: Array, state: Floats | None = None) -> Floats:
-        """The model's output, float32 [n, …], for any number of examples `x` [n, …]; dropout is off."""
+        """The model's output, float32 [n, …], for any number of examples `x` [n, …]; dropout is off.
+
+        Raises ValueError for wrong shapes, and for integers that aren't among the model's.
+        """
         batch, shape = self.manifest.batch, self.manifest.output_shape
+        x = checked_inputs(self.manifest, x)
         w = self._flat("w", w, self.manifest.parameters)
         states = self._state(state)
         output = np.empty((len(x), *shape), np.float32)
@@ -199,6 +212,20 @@ class TrainingGraph:
         # A NaN left there by an earlier batch would pass through the mask, since 0 × NaN is NaN.
         buffer[count:] = 0
         return buffer
+
+
+def checked_inputs(manifest: Manifest, x: Array) -> Array:
+    """`x` as it is. Raises ValueError where a model of integers gets others than its 0 … input_below - 1.
+
+    The interpreters fail on an index above a table's end, and Keras's graph would take -1 for the last row.
+    """
+    x = np.asarray(x)
+    if manifest.input_dtype == "int32" and x.size:
+        if x.dtype.kind not in "iu":
+            raise ValueError(f"x must be integers, not {x.dtype}")
+        if int(x.min()) < 0 or int(x.max()) >= manifest.input_below:
+            raise ValueError(f"x must lie between 0 and {manifest.input_below - 1}, not {x.min()} and {x.max()}")
+    return x
 
 
 def _one_line(error: BaseException) -> str:

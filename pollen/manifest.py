@@ -5,17 +5,15 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pollen.bundle_fields import get, lengths, texts
 from pollen.errors import BundleError
+from pollen.objective import Loss, Optimizer, loss_from_map, loss_to_map, optimizer_from_map, optimizer_to_map
+
+__all__ = ["MAX_BATCH", "MAX_VALUES", "Loss", "Manifest", "Optimizer", "Shape", "Tensor", "from_map", "get", "to_map"]
 
 MAX_BATCH: Final = 4096
 MAX_VALUES: Final = 2**26  # of one array, so that a hostile manifest can't make a device allocate without bound
 
-LOSSES: Final = ("sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy", "mse")
-OPTIMIZER_SETTINGS: Final[dict[str, frozenset[str]]] = {
-    "sgd": frozenset(),
-    "momentum": frozenset({"momentum", "nesterov"}),
-    "adam": frozenset({"beta_1", "beta_2", "epsilon"}),
-}
 _MODEL_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _DTYPES: Final = ("float32", "int32")
 
@@ -38,26 +36,6 @@ class Tensor:
     def layer(self) -> str:
         """The Keras layer it belongs to: what stands before the first slash of its name."""
         return self.name.partition("/")[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """What is minimised: one of `LOSSES`, a mean over the batch weighted by sample_weight."""
-
-    name: str
-    from_logits: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Optimizer:
-    """The device's optimizer: "sgd", "momentum" or "adam", with the constants `OPTIMIZER_SETTINGS` lists.
-
-    `nesterov` is 0.0 or 1.0; all values are what the Keras optimizer of the same name takes.
-    """
-
-    name: str
-    learning_rate: float
-    settings: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +81,6 @@ class Manifest:
             raise BundleError(f"input_below is {self.input_below} for an input of {self.input_dtype}")
         if not 1 <= self.batch <= MAX_BATCH:
             raise BundleError(f"batch must be 1 to {MAX_BATCH}, not {self.batch}")
-        if self.loss.name not in LOSSES:
-            raise BundleError(f"loss {self.loss.name!r} is not known; known: {', '.join(LOSSES)}")
-        _check_optimizer(self.optimizer)
         self._check_tensors()
         examples = (self.input_shape, self.output_shape, self.label_shape)
         for shape in (*((self.batch, *example) for example in examples), *self.noise):
@@ -154,20 +129,6 @@ class Manifest:
         return sum(tensor.size for tensor in self.shared)
 
 
-def _check_optimizer(optimizer: Optimizer) -> None:
-    expected = OPTIMIZER_SETTINGS.get(optimizer.name)
-    if expected is None:
-        raise BundleError(f"optimizer {optimizer.name!r} is not known; known: {', '.join(OPTIMIZER_SETTINGS)}")
-    if set(optimizer.settings) != expected:
-        raise BundleError(f"optimizer {optimizer.name} takes {sorted(expected)}, not {sorted(optimizer.settings)}")
-    values = optimizer.settings
-    rates = [values[name] for name in ("momentum", "beta_1", "beta_2") if name in values]
-    if not (math.isfinite(optimizer.learning_rate) and optimizer.learning_rate > 0):
-        raise BundleError(f"learning rate must be above 0, not {optimizer.learning_rate}")
-    if not all(0 <= rate < 1 for rate in rates) or not 0 < values.get("epsilon", 1.0) <= 1:
-        raise BundleError(f"optimizer {optimizer.name}: a setting is out of range: {values}")
-
-
 def to_map(manifest: Manifest) -> dict[str, Any]:
     """The manifest as the CBOR map inside a bundle."""
     return {
@@ -184,12 +145,8 @@ def to_map(manifest: Manifest) -> dict[str, Any]:
         "label_dtype": manifest.label_dtype,
         "batch": manifest.batch,
         "noise": manifest.noise,
-        "loss": {"name": manifest.loss.name, "from_logits": manifest.loss.from_logits},
-        "optimizer": {
-            "name": manifest.optimizer.name,
-            "learning_rate": manifest.optimizer.learning_rate,
-            "settings": manifest.optimizer.settings,
-        },
+        "loss": loss_to_map(manifest.loss),
+        "optimizer": optimizer_to_map(manifest.optimizer),
         "keras_version": manifest.keras_version,
         "tensorflow_version": manifest.tensorflow_version,
         "architecture": manifest.architecture,
@@ -198,59 +155,30 @@ def to_map(manifest: Manifest) -> dict[str, Any]:
 
 def from_map(fields: dict[str, Any]) -> Manifest:
     """The reverse of `to_map`, for untrusted input: BundleError names the field that is wrong."""
-    loss = get(fields, "loss", dict)
-    optimizer = get(fields, "optimizer", dict)
-    settings = get(optimizer, "settings", dict)
     return Manifest(
         model=get(fields, "model", str),
         weights=_tensors(fields, "weights"),
         state=_tensors(fields, "state"),
         frozen=_tensors(fields, "frozen"),
-        personal=_names(fields, "personal"),
-        input_shape=_shape(fields, "input_shape"),
+        personal=texts(fields, "personal"),
+        input_shape=lengths(fields, "input_shape"),
         input_dtype=get(fields, "input_dtype", str),
         input_below=get(fields, "input_below", int),
-        output_shape=_shape(fields, "output_shape"),
-        label_shape=_shape(fields, "label_shape"),
+        output_shape=lengths(fields, "output_shape"),
+        label_shape=lengths(fields, "label_shape"),
         label_dtype=get(fields, "label_dtype", str),
         batch=get(fields, "batch", int),
-        noise=tuple(_shape({"noise": shape}, "noise") for shape in get(fields, "noise", list)),
-        loss=Loss(get(loss, "name", str), get(loss, "from_logits", bool)),
-        optimizer=Optimizer(
-            get(optimizer, "name", str),
-            get(optimizer, "learning_rate", float),
-            {name: get(settings, name, float) for name in settings},
-        ),
+        noise=tuple(lengths({"noise": shape}, "noise") for shape in get(fields, "noise", list)),
+        loss=loss_from_map(get(fields, "loss", dict)),
+        optimizer=optimizer_from_map(get(fields, "optimizer", dict)),
         keras_version=get(fields, "keras_version", str),
         tensorflow_version=get(fields, "tensorflow_version", str),
         architecture=get(fields, "architecture", str),
     )
 
 
-def get(fields: dict[str, Any], name: str, kind: type) -> Any:
-    """The value of a field that must be exactly of type `kind`, else BundleError."""
-    value = fields.get(name)
-    if type(value) is not kind:
-        raise BundleError(f"field {name!r} must be {kind.__name__}; compile it again")
-    return value
-
-
-def _shape(fields: dict[str, Any], name: str) -> Shape:
-    shape = get(fields, name, list)
-    if not all(type(length) is int and length >= 0 for length in shape):
-        raise BundleError(f"manifest field {name!r} must be a list of lengths; compile it again")
-    return tuple(shape)
-
-
-def _names(fields: dict[str, Any], name: str) -> tuple[str, ...]:
-    entries = get(fields, name, list)
-    if not all(type(entry) is str for entry in entries):
-        raise BundleError(f"manifest field {name!r} must be a list of names; compile it again")
-    return tuple(entries)
-
-
 def _tensors(fields: dict[str, Any], name: str) -> tuple[Tensor, ...]:
     entries = get(fields, name, list)
     if not all(isinstance(entry, dict) for entry in entries):
         raise BundleError(f"manifest field {name!r} must be a list of names and shapes; compile it again")
-    return tuple(Tensor(get(entry, "name", str), _shape(entry, "shape")) for entry in entries)
+    return tuple(Tensor(get(entry, "name", str), lengths(entry, "shape")) for entry in entries)

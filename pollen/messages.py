@@ -4,6 +4,7 @@ Every payload is a map with `"v": 1`; unknown keys are ignored, an unknown `v` i
 type and range of every field it uses, so what it returns can be trusted in form, never in content.
 """
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ DIGEST_BYTES: Final = 32
 
 TaskKind = Literal["train", "evaluate", "query"]
 Outcome = Literal["merged", "accepted", "duplicate", "rejected"]
+GraphKind = Literal["float32", "dynamic", "int8"]
+GRAPH_KINDS: Final[tuple[GraphKind, ...]] = ("float32", "dynamic", "int8")
 Scalar = bool | int | float | str
 
 
@@ -148,7 +151,22 @@ class Snapshot:
     weights: Any
 
 
-Message = Birth | Death | Task | Update | Result | Receipt | Vitals | Head | Snapshot
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """A graph of one version that only predicts, made by the server: `graph` a .tflite file with the signature
+    `infer(x[1, …]) -> y`, `digest` its SHA-256, `bundle` the compiled model's. `metrics`: what was lost on the server's
+    data, see `pollen.compiler.inference.Conversion`."""
+
+    model: str
+    version: int
+    kind: GraphKind
+    bundle: bytes
+    digest: bytes
+    graph: bytes
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+Message = Birth | Death | Task | Update | Result | Receipt | Vitals | Head | Snapshot | Inference
 
 
 def encode(message: Message) -> bytes:
@@ -265,6 +283,23 @@ def decode_snapshot(payload: bytes, limit_bytes: int) -> Snapshot:
     """Decode `m/<model>/weights`; its tensors are not yet checked against a model. Raises MessageError."""
     f = _open(payload, limit_bytes, "weights")
     return Snapshot(f.text("model"), f.whole("version"), f.bytes("digest", DIGEST_BYTES), f.any("weights"))
+
+
+def decode_inference(payload: bytes, limit_bytes: int) -> Inference:
+    """Decode `m/<model>/infer`; its graph is not yet compared with a model. Raises MessageError."""
+    f = _open(payload, limit_bytes, "infer")
+    message = Inference(
+        model=f.text("model"),
+        version=f.whole("version"),
+        kind=f.choice("kind", GRAPH_KINDS),
+        bundle=f.bytes("bundle", DIGEST_BYTES),
+        digest=f.bytes("digest", DIGEST_BYTES),
+        graph=f.any("graph"),
+        metrics=f.reals("metrics"),
+    )
+    if not isinstance(message.graph, bytes) or hashlib.sha256(message.graph).digest() != message.digest:
+        raise MessageError(f"infer: the graph of version {message.version} doesn't match its digest")
+    return message
 
 
 def _open(payload: bytes, limit_bytes: int, kind: str) -> Fields:

@@ -6,6 +6,7 @@
 | d/<device>/update, result, vitals | device → | no | replies and measurements      |
 | d/<device>/task, receipt          | → device | no | what to do, what became of it |
 | m/<model>/head, weights, bundle   | → all    | yes | the newest model              |
+| m/<model>/infer                   | → all    | yes | a graph that only predicts    |
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pollen.identity import is_name
 ROOT: Final = "pollen/1"
 
 DeviceLeaf = Literal["state", "update", "result", "vitals", "task", "receipt"]
-ModelLeaf = Literal["head", "weights", "bundle"]
+ModelLeaf = Literal["head", "weights", "bundle", "infer"]
 
 FROM_DEVICE: Final[tuple[DeviceLeaf, ...]] = ("state", "update", "result", "vitals")
 TO_DEVICE: Final[tuple[DeviceLeaf, ...]] = ("task", "receipt")

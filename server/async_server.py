@@ -35,6 +35,7 @@ from server.grid_parts import Parts, parts_of
 from server.guard import Guard
 from server.guards import GuardSettings
 from server.history import AsyncHistory
+from server.inference_graphs import InferenceGraphs
 from server.legacy_dialect import LegacyDialect
 from server.merge_loop import Limits, MergeLoop
 from server.message_dialect import EvaluateFn, MessageDialect
@@ -69,7 +70,7 @@ class AsyncServer(Server):
     which an ordinary node that has not answered is asked again. history: where to record
     (`AsyncHistory(path)` writes JSON lines). snapshots: how many published versions stay available as base models.
     retention: which others stay in the state file, to be exported or rolled back to.
-    guard: which updates are refused or clipped.
+    guard: which updates are refused or clipped. inference: what makes graphs that only predict of published versions.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class AsyncServer(Server):
         federated_interval: float = 0.0,
         federated_deadline: float = 60.0,
         streaming: Streaming | None = None,
+        inference: InferenceGraphs | None = None,
         stop: threading.Event | None = None,
         **options: Any,
     ) -> None:
@@ -121,6 +123,7 @@ class AsyncServer(Server):
         self._snapshots = snapshots
         self._retention = retention
         self._guard = guard
+        self._inference = inference
         self._initial_arrays = initial_arrays
         self._train_config = train_config
         self._evaluate_config = evaluate_config
@@ -181,6 +184,7 @@ class AsyncServer(Server):
                 limits=self._effective_limits(grid, num_rounds),
                 stop=self._stop,
                 stream=Stream(self._streaming) if self._streaming else None,
+                inference=self._inference,
             )
             try:
                 loop.run(stored.open_tasks if stored else [])
@@ -188,6 +192,8 @@ class AsyncServer(Server):
                 fleet.finish()
             self.parameters = ndarrays_to_parameters(list(self.model.named_weights().values()))
         finally:
+            if self._inference is not None:
+                self._inference.close()
             store.close()
             self.history.close()
 

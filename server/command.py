@@ -21,6 +21,7 @@ from server.client_manager import AsyncClientManager
 from server.gateway_grid import GatewayGrid
 from server.gateway_hub import GatewayHub
 from server.history import AsyncHistory
+from server.inference_graphs import InferenceGraphs
 from server.model_service import ModelService, make_folder, run_together
 from server.settings import Evaluation, ServedModel, Settings
 
@@ -90,6 +91,8 @@ def _service(model: ServedModel, hub: GatewayHub, stop: threading.Event) -> Mode
     )
     # FedAvg waits for two clients by default; here one device that is there is enough.
     strategy.min_available_clients = strategy.min_fit_clients = strategy.min_evaluate_clients = 1
+    history = AsyncHistory(model.folder / lifecycle.HISTORY, keep=HISTORY_IN_MEMORY)
+    grid = GatewayGrid(bundle, hub=hub, task_ttl_s=settings.task.ttl_s, update_limit_bytes=settings.limits.update_bytes)
     server = AsyncServer(
         strategy,
         AsyncClientManager(),
@@ -102,14 +105,24 @@ def _service(model: ServedModel, hub: GatewayHub, stop: threading.Event) -> Mode
         federated_deadline=settings.evaluation.federated_deadline_s,
         publish_interval=settings.publish.min_interval_s,
         state=model.folder / lifecycle.STATE,
-        history=AsyncHistory(model.folder / lifecycle.HISTORY, keep=HISTORY_IN_MEMORY),
+        history=history,
         snapshots=settings.merge.snapshots,
         retention=settings.retention,
         guard=settings.guard,
+        inference=_inference(model, grid, history),
         stop=stop,
     )
-    grid = GatewayGrid(bundle, hub=hub, task_ttl_s=settings.task.ttl_s, update_limit_bytes=settings.limits.update_bytes)
     return ModelService(model.name, model.folder, server, grid)
+
+
+def _inference(model: ServedModel, grid: GatewayGrid, history: AsyncHistory) -> InferenceGraphs | None:
+    settings, link = model.settings, grid.link
+    if not settings.inference.kinds:
+        return None
+    holdout = settings.inference.holdout_for(link.bundle, settings.evaluation.data)
+    return InferenceGraphs(
+        settings.inference, link.bundle, model.folder, holdout=holdout, publish=link.publish_inference, history=history
+    )
 
 
 FlowerEvaluate = Callable[[int, NDArrays, dict[str, Scalar]], tuple[float, dict[str, Scalar]] | None]

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pollen.bundle import Bundle
+from pollen import scoring
+from pollen.bundle import Bundle, Loss
 from pollen.errors import SettingsError
 from pollen.interpreter import load
 from pollen.sharing import Sharing
@@ -21,8 +22,6 @@ LOG = logging.getLogger("pollen.server.evaluation")
 
 Score = tuple[float, dict[str, Any]]
 Evaluate = Callable[[int, Vector], Score | None]
-
-_LEAST_PROBABILITY = 1e-7  # what Keras clips probabilities to
 
 
 class Evaluator:
@@ -87,36 +86,18 @@ def from_file(bundle: Bundle, path: Path) -> Evaluate:
 
     def evaluate(_version: int, weights: Vector) -> Score:
         w, state = sharing.join(weights, personal)
-        return score(bundle.manifest.loss.name, bundle.manifest.loss.from_logits, graph.predict(w, x, state), y)
+        return score(bundle.manifest.loss, graph.predict(w, x, state), y)
 
     return evaluate
 
 
-def score(loss: str, from_logits: bool, predicted: npt.NDArray[np.float32], y: npt.NDArray[Any]) -> Score:
-    """Mean loss of `predicted` [n, …] against labels `y` [n] or [n, …], and the mean absolute error or `class_scores`.
+def score(loss: Loss, predicted: npt.NDArray[np.float32], y: npt.NDArray[Any]) -> Score:
+    """Mean loss of `predicted` [n, …] against labels `y` [n, …], and the mean absolute error or `class_scores`.
 
-    Binary outputs more than one an example are each an example of the classes 0 and 1.
+    Outputs that are several classes an example are each an example of theirs.
     """
-    if loss == "mse":
-        error = predicted.reshape(len(y), -1) - y.reshape(len(y), -1)
-        return float(np.mean(error**2)), {"mae": float(np.mean(np.abs(error)))}
-    if loss == "binary_crossentropy":
-        positive = (_sigmoid(predicted) if from_logits else predicted).reshape(len(y), -1)
-        true = y.reshape(len(y), -1) > 0.5
-        chosen = np.where(true, positive, 1 - positive)
-        scores = class_scores(true.ravel().astype(np.int64), (positive > 0.5).ravel().astype(np.int64), 2)
-    else:
-        probabilities = _softmax(predicted) if from_logits else predicted
-        labels = y.argmax(-1) if loss == "categorical_crossentropy" else y.reshape(len(y)).astype(np.int64)
-        chosen = probabilities[np.arange(len(labels)), labels]
-        scores = class_scores(labels, probabilities.argmax(-1), probabilities.shape[-1])
-    return float(-np.mean(np.log(np.clip(chosen, _LEAST_PROBABILITY, 1.0)))), scores
-
-
-def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    shifted = np.exp(logits - logits.max(-1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(-1, keepdims=True), np.float32)
-
-
-def _sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -80, 80))), np.float32)
+    mean = scoring.mean_loss(loss, predicted, y)
+    if not scoring.is_classification(loss):
+        return mean, {"mae": float(scoring.errors(loss, predicted, y).mean())}
+    classes = 2 if loss.name == "binary_crossentropy" else predicted.shape[-1]
+    return mean, class_scores(scoring.classes_of(loss, y), scoring.predicted_classes(loss, predicted), classes)

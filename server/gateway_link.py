@@ -14,7 +14,7 @@ from pollen import messages
 from pollen.bridge import Accepted, ModelMessage, ToDevice
 from pollen.bundle import Bundle
 from pollen.encoding import named
-from pollen.messages import Head, Snapshot, Task, TaskKind
+from pollen.messages import Head, Inference, Snapshot, Task, TaskKind
 from server.bridge_service import Stream
 from server.model import digest
 from server.roster import Roster
@@ -58,7 +58,11 @@ class GatewayLink:
         self._open: dict[str, dict[TaskKind, OpenTask]] = {}  # by device: one of a kind
         self._answered: dict[str, bytes] = {}  # each device's last, or what it had open at the end
         self._sent_at: dict[tuple[str, TaskKind], float] = {}
-        self._models = {"bundle": ModelMessage(self.name, "bundle", bundle.to_bytes())}
+        # An inference graph of an earlier run, whose versions may have been others, is taken back.
+        self._models = {
+            "bundle": ModelMessage(self.name, "bundle", bundle.to_bytes()),
+            "infer": ModelMessage(self.name, "infer", b""),
+        }
         self._resend_checked_at = 0.0
 
     # --- what the owner of the model asks for
@@ -92,6 +96,14 @@ class GatewayLink:
             if not self.started:
                 self.started = True
                 self._changed.notify_all()
+
+    def publish_inference(self, message: Inference) -> None:
+        """Make `message` the retained graph that devices predict with."""
+        frame = ModelMessage(self.name, "infer", messages.encode(message))
+        with self._changed:
+            self._models["infer"] = frame
+            for stream in self._roster.streams:
+                stream.put(frame)
 
     def assign(self, tasks: Iterable[OpenTask]) -> None:
         """Give tasks to devices, replacing the open one of the same kind; they are sent again until they are closed."""

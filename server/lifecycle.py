@@ -41,7 +41,7 @@ class Exported:
 
 def keep_bundle(folder: Path, bundle: Bundle) -> None:
     """Keep a copy of `bundle` beside the state, for `export`; the name says which, as another state may follow."""
-    path = _bundle_path(folder, bundle.digest)
+    path = bundle_path(folder, bundle.digest)
     if not path.exists():
         bundle.write(path)
 
@@ -58,7 +58,7 @@ def export(folder: Path, version: int | None = None) -> Exported:
         row = db.execute("SELECT bundle, version FROM model").fetchone()
         number = (0 if row is None else row[1]) if version is None else version
         weights = np.frombuffer(versions.weights_of(db, number, str(folder / STATE)), "<f4").astype(np.float32)
-    source = _bundle_path(folder, row[0])
+    source = bundle_path(folder, row[0])
     try:
         bundle = Bundle.read(source)
     except BundleError as error:
@@ -95,7 +95,8 @@ def write_npz(weights: Mapping[str, Vector], path: Path) -> None:
         raise PollenError(f"{path}: can't be written ({error.strerror}); the weights are safe in the state") from error
 
 
-def _bundle_path(folder: Path, digest: bytes) -> Path:
+def bundle_path(folder: Path, digest: bytes) -> Path:
+    """Where `keep_bundle` puts the bundle with this digest."""
     return folder / f"model-{digest.hex()[:12]}.bundle"
 
 

@@ -19,6 +19,7 @@ from server.evaluation_schedule import EvaluationSchedule
 from server.fleet import Fleet, Node
 from server.guard import Arrival, Guard
 from server.history import AsyncHistory
+from server.inference_graphs import InferenceGraphs
 from server.model import GlobalModel
 from server.store import Commit, StateStore
 from server.streaming import Stream
@@ -73,6 +74,7 @@ class MergeLoop:
         limits: Limits,
         stop: threading.Event,
         stream: Stream | None = None,
+        inference: InferenceGraphs | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fleet = fleet
@@ -83,6 +85,7 @@ class MergeLoop:
         self._evaluations = evaluations
         self._federated = evaluations.federated
         self._stream = stream
+        self._inference = inference
         self._limits = limits
         self._stop = stop
         self._clock = clock
@@ -273,6 +276,8 @@ class MergeLoop:
                 del self._held[node.device]
             self._dispatch(released, Group())
         self._evaluations.central(self._model)
+        if self._inference and (weights := self._model.snapshot(self._published_version)) is not None:
+            self._inference.advance(self._published_version, weights)
         if self._federated:
             if self._evaluations.by_devices():
                 self._dispatch(self._fleet.reachable(), Group())  # those that did not answer are free again

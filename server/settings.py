@@ -21,6 +21,7 @@ from server.async_strategy import (
 from server.bridge_service import Listen
 from server.early_stop import EarlyStop, Mode, Source
 from server.guards import GuardSettings
+from server.inference_graphs import InferenceSettings
 from server.privacy import Privacy, check_guard
 from server.sample_weight import SampleWeighting
 from server.store import Retention
@@ -199,6 +200,7 @@ class ModelSettings:
     guard: GuardSettings = field(default_factory=GuardSettings)
     retention: Retention = field(default_factory=Retention)
     privacy: Privacy = field(default_factory=Privacy)
+    inference: InferenceSettings = field(default_factory=InferenceSettings)
 
     def __post_init__(self) -> None:
         self.check_privacy()

@@ -30,9 +30,10 @@ def compile(  # noqa: A001 - the name users know from Keras
 ) -> Bundle:
     """Compile a built Sequential or functional `model` for training on devices.
 
-    `loss`: one of `pollen.manifest.LOSSES`, or the Keras loss object. `optimizer`: "sgd", "momentum", "nesterov"
-    or "adam", or keras.optimizers.SGD or Adam with its constants; `learning_rate` overrides its own. `batch`:
-    examples in a step, fixed in the graph. `name`: of the model on the wire, by default made from the model's.
+    `loss`: one of `pollen.objective.LOSSES`, or the Keras loss object. `optimizer`: "sgd", "momentum", "nesterov",
+    "adam", "adamw", "rmsprop" or "adagrad", or the keras.optimizers object with its constants, clipping and
+    learning-rate schedule; `learning_rate` overrides its own. `batch`: examples in a step, fixed in the graph.
+    `name`: of the model on the wire, by default made from the model's.
     `personal`: names of layers that each device trains for itself and never sends. `frozen`: names of layers that stay
     as they are, beside those with trainable=False; `last_layer_only`: all but the last that has weights.
     The bundle's first weights are the model's. The model isn't changed. The graph's loss, gradient and prediction
@@ -46,7 +47,7 @@ def compile(  # noqa: A001 - the name users know from Keras
     parsed = losses.parse(loss, model)
     output_shape = tuple(model.outputs[0].shape[1:])
     label_shape, label_dtype = losses.labels(parsed, output_shape)
-    traced, noisy = device_form.copy(model, device_form.DEVICE_ACTIVATIONS, fixed)
+    traced, noisy = device_form.copy(model, "training", fixed)
     variables = weights.variables(traced)
     if not variables.trained:
         raise CompileError(f"model {model.name!r} has nothing to train; add a Dense layer, or freeze less")
@@ -58,8 +59,8 @@ def compile(  # noqa: A001 - the name users know from Keras
             frozen=tuple(tensor for tensor, _ in variables.frozen),
             personal=tuple(sorted(set(personal))),
             input_shape=tuple(model.inputs[0].shape[1:]),
-            input_dtype="float32",
-            input_below=0,
+            input_dtype=model.inputs[0].dtype,
+            input_below=layers.input_below(model) if model.inputs[0].dtype == "int32" else 0,
             output_shape=output_shape,
             label_shape=label_shape,
             label_dtype=label_dtype,
@@ -84,17 +85,19 @@ def compile(  # noqa: A001 - the name users know from Keras
 
 
 def _frozen(model: Any, names: Sequence[str], last_layer_only: bool) -> frozenset[str]:
-    """The layers to freeze. Raises CompileError for a name that no layer has."""
-    known = [layer.name for layer in model.layers]
+    """The layers to freeze. Raises CompileError for a name that no layer with weights has."""
+    known = [layer.name for layer in model.layers if layer.weights]
     for name in names:
         if name not in known:
             raise CompileError(
-                f"frozen layer {name!r}: model {model.name!r} has none of this name, but {', '.join(known)}"
+                f"frozen layer {name!r}: model {model.name!r} has no layer with weights of this name, "
+                f"but {', '.join(known)}"
             )
     if not last_layer_only:
         return frozenset(names)
-    with_weights = [layer.name for layer in model.layers if layer.trainable_variables and layer.name not in names]
-    return frozenset({*names, *with_weights[:-1]})
+    trained = [layer.name for layer in model.layers if layer.trainable_variables and layer.name not in names]
+    # Also those that only have moving averages.
+    return frozenset({*names, *(name for name in known if name not in trained[-1:])})
 
 
 def wire_name(name: str) -> str:

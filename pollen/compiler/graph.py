@@ -1,7 +1,7 @@
 """Tracing a model into its two functions, and converting them to one .tflite file."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -31,21 +31,25 @@ def loss_and_gradients(
     """
     for index, layer in enumerate(noisy):
         layer.uniform.values = batch[f"u{index}"]
-    output, new_state = call(model, weights, state, batch["x"], training=True)
+    output, new_state, penalties = call(model, weights, state, batch["x"], training=True)
     mean = losses.weighted_mean(losses.per_example(loss, batch["y"], output), batch["sample_weight"])
-    gradients = tf.gradients(mean, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    return mean, gradients, new_state
+    total = tf.add_n([mean, *penalties])
+    gradients = tf.gradients(total, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return total, gradients, new_state
 
 
-def call(model: Any, weights: list[Any], state: list[Any], x: Any, *, training: bool) -> tuple[Any, list[Any]]:
-    """The model's output and its next state; what is frozen enters as constants."""
+def call(
+    model: Any, weights: list[Any], state: list[Any], x: Any, *, training: bool
+) -> tuple[Any, list[Any], list[Any]]:
+    """The model's output, its next state and its regularisers' penalties; what is frozen enters as constants."""
     moving = {id(variable): value for (_, variable), value in zip(variables(model).state, state, strict=True)}
     rest = model.non_trainable_variables
     with tf.init_scope():  # outside the graph that is being traced, where variables have values
         constants = {id(variable): variable.numpy() for variable in rest if id(variable) not in moving}
     values = [moving[id(v)] if id(v) in moving else tf.constant(constants[id(v)]) for v in rest]
-    output, after = model.stateless_call(weights, values, x, training=training)
-    return output, [value for variable, value in zip(rest, after, strict=True) if id(variable) in moving]
+    output, after, penalties = model.stateless_call(weights, values, x, training=training, return_losses=True)
+    after_state = [value for variable, value in zip(rest, after, strict=True) if id(variable) in moving]
+    return output, after_state, penalties
 
 
 def convert(model: Any, noisy: list[HostNoiseDropout], manifest: Manifest) -> bytes:
@@ -62,13 +66,13 @@ def convert(model: Any, noisy: list[HostNoiseDropout], manifest: Manifest) -> by
             "grad": module.grad.get_concrete_function(**_specs(manifest, training=True)),
             "infer": module.infer.get_concrete_function(**_specs(manifest, training=False)),
         }
-        graph = _to_tflite(module, signatures)
+        graph = to_tflite(module, signatures)
     except CompileError:
         raise
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CompileError(f"model {manifest.model}: TensorFlow Lite can't hold it: {lines[0]}") from error
-    _check_builtin_only(graph, manifest.model)
+    check_builtin_only(graph, manifest.model)
     return graph
 
 
@@ -107,8 +111,7 @@ def _inference_function(model: Any, manifest: Manifest) -> Any:
     def infer(**inputs: Any) -> dict[str, Any]:
         weights = _unflatten(inputs["w"], manifest.weights)
         state = _unflatten(inputs["s"], manifest.state) if manifest.state else []
-        output, _ = call(model, weights, state, inputs["x"], training=False)
-        return {"y": output}
+        return {"y": call(model, weights, state, inputs["x"], training=False)[0]}
 
     return infer
 
@@ -122,7 +125,8 @@ def _flatten(values: Sequence[Any]) -> Any:
     return tf.concat([tf.reshape(value, [-1]) for value in values], 0)
 
 
-def _to_tflite(module: Any, signatures: dict[str, Any]) -> bytes:
+def to_tflite(module: Any, signatures: dict[str, Any], adjust: Callable[[Any], None] | None = None) -> bytes:
+    """The .tflite file with `signatures` of `module`; `adjust` may change the converter's settings before it runs."""
     with tempfile.TemporaryDirectory() as folder:
         # With custom gradients the export fails, since ours belong to this process only.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
@@ -130,10 +134,13 @@ def _to_tflite(module: Any, signatures: dict[str, Any]) -> bytes:
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         converter.experimental_enable_resource_variables = False
+        if adjust is not None:
+            adjust(converter)
         return bytes(converter.convert())
 
 
-def _check_builtin_only(graph: bytes, model: str) -> None:
+def check_builtin_only(graph: bytes, model: str) -> None:
+    """Raise CompileError when `graph` holds an op that only TensorFlow has."""
     root = schema.Model.GetRootAs(graph, 0)
     for index in range(root.OperatorCodesLength()):
         code = root.OperatorCodes(index)

@@ -12,6 +12,7 @@ from pollen.bundle import Bundle, Floats
 from pollen.compiler import device_form, weights
 from pollen.compiler.graph import loss_and_gradients
 from pollen.errors import CompileError
+from pollen.objective import CLASSIFICATION_LOSSES
 
 TOLERANCE: Final = 1e-4  # of the largest value; agreement is mostly within 1e-6
 ATTEMPTS: Final = 3
@@ -27,7 +28,7 @@ def check(bundle: Bundle, model: Any, frozen: Collection[str] = ()) -> float:
     """
     device = interpreter.load(bundle, "litert")
     # Keras's own layers and gradients but for the source of dropout's numbers.
-    clone, noisy = device_form.copy(model, {}, frozen)
+    clone, noisy = device_form.copy(model, "reference", frozen)
     variables = weights.variables(clone)
 
     def reference(**batch: Any) -> Any:
@@ -54,7 +55,7 @@ def _compare(
 ) -> dict[str, float]:
     manifest = bundle.manifest
     rng = np.random.default_rng(seed)
-    x = rng.standard_normal((manifest.batch, *manifest.input_shape), np.float32)
+    x = _inputs(bundle, rng)
     y = _labels(bundle, rng)
     noise = [rng.random(shape, np.float32) for shape in manifest.noise]
     weight = rng.random(manifest.batch, np.float32) + np.float32(0.5)
@@ -62,7 +63,11 @@ def _compare(
     inputs = {"x": x, "y": y, "sample_weight": weight} | {f"u{index}": u for index, u in enumerate(noise)}
 
     loss, gradients, state = reference(**{name: tf.constant(value) for name, value in inputs.items()})
-    expected, after = (np.concatenate([np.zeros(0), *(v.numpy().ravel() for v in vs)]) for vs in (gradients, state))
+    expected, after = (
+        # An Embedding's gradient comes as slices.
+        np.concatenate([np.zeros(0), *(np.ravel(tf.convert_to_tensor(v)) for v in values)])
+        for values in (gradients, state)
+    )
     prediction = np.asarray(model(x, training=False))
     return {
         "loss": relative_difference(np.float32(step.loss), loss.numpy()),
@@ -72,12 +77,20 @@ def _compare(
     }
 
 
+def _inputs(bundle: Bundle, rng: np.random.Generator) -> Any:
+    manifest = bundle.manifest
+    shape = (manifest.batch, *manifest.input_shape)
+    if manifest.input_dtype == "int32":
+        return rng.integers(0, manifest.input_below, shape, np.int32)
+    return rng.standard_normal(shape, np.float32)
+
+
 def _labels(bundle: Bundle, rng: np.random.Generator) -> Any:
     manifest = bundle.manifest
     shape = (manifest.batch, *manifest.label_shape)
     if manifest.label_dtype == "int32":
         return rng.integers(0, manifest.output_shape[-1], shape, np.int32)
-    if manifest.loss.name == "mse":
+    if manifest.loss.name not in CLASSIFICATION_LOSSES:
         return rng.standard_normal(shape, np.float32)
     values = rng.random(shape, np.float32)
     return values / values.sum(-1, keepdims=True) if manifest.loss.name == "categorical_crossentropy" else values

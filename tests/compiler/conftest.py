@@ -44,8 +44,7 @@ def every_layer_model() -> Any:
     x = layers.Conv1D(6, 3, padding="same", name="first")(reading)
     x = layers.Add()([x, layers.ReLU(max_value=6)(x)])
     x = layers.Conv1D(6, 3, dilation_rate=2, padding="causal", use_bias=False)(x)
-    for name in ACTIVATIONS:
-        x = layers.Add()([x, layers.Activation(name)(x)])
+    x = layers.Add()([layers.Activation(name)(x) for name in ACTIVATIONS])
     x = layers.AveragePooling1D(3, strides=2, padding="same")(layers.MaxPooling1D(2)(x))
     x = layers.Dense(6, activation="tanh")(x)
     x = layers.Concatenate()(

@@ -1,6 +1,7 @@
 """Each gradient of builtin ops against TensorFlow's own, op by op; no conversion involved."""
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,18 @@ def test_an_activation_has_tensorflows_gradient_also_at_its_kinks(name: str) -> 
     assert _difference(function, function, x) < 1e-5
 
 
+def _spread_out(kernel: Any, dilation: tuple[int, int]) -> Any:
+    """`kernel` with dilation - 1 zeros between neighbours, since TensorFlow can't differentiate dilation on CPUs."""
+    import tensorflow as tf
+
+    matrices = []
+    for taps, step in zip(kernel.shape[:2], dilation, strict=True):
+        matrix = np.zeros(((taps - 1) * step + 1, taps), np.float32)
+        matrix[::step] = np.eye(taps)
+        matrices.append(matrix)
+    return tf.einsum("ai,bj,ijco->abco", *matrices, kernel)
+
+
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize(
     ("size", "kernel", "stride", "dilation"),
@@ -67,13 +80,9 @@ def test_a_convolution_has_tensorflows_gradients(
     rng = np.random.default_rng(0)
     x = rng.standard_normal((3, *size, 2), np.float32)
     weights = rng.standard_normal((*kernel, 2, 4), np.float32)
-    # TensorFlow has no gradient of a dilated convolution on CPUs: spread the kernel by a constant matrix.
-    spread = [np.zeros(((taps - 1) * dilation + 1, taps), np.float32) for taps in kernel]
-    for matrix, taps in zip(spread, kernel, strict=True):
-        matrix[::dilation] = np.eye(taps)
 
     def reference(values: Any, kernels: Any) -> Any:
-        return tf.nn.conv2d(values, tf.einsum("ai,bj,ijco->abco", *spread, kernels), stride, padding)
+        return tf.nn.conv2d(values, _spread_out(kernels, (dilation, dilation)), stride, padding)
 
     def ours(values: Any, kernels: Any) -> Any:
         return tf.nn.conv2d(values, kernels, stride, padding, dilations=dilation)
@@ -81,21 +90,93 @@ def test_a_convolution_has_tensorflows_gradients(
     assert _difference(reference, ours, x, weights) < 1e-5
 
 
-@pytest.mark.parametrize("padding", ["SAME", "VALID"])
-@pytest.mark.parametrize("kind", ["max_pool2d", "avg_pool2d"])
-@pytest.mark.parametrize(
-    ("size", "window", "stride"),
-    [((1, 12), (1, 2), 2), ((1, 11), (1, 3), 2), ((1, 11), (1, 2), 3), ((7, 8), (3, 2), 2), ((6, 6), (2, 2), 1)],
-)
-def test_a_pooling_has_tensorflows_gradient_also_between_equals(
-    size: tuple[int, int], window: tuple[int, int], stride: int, kind: str, padding: str
+CONVOLUTIONS_1D = [
+    ((1, size), (1, kernel), (1, stride), (1, dilation))
+    for size, kernel, stride, dilation in product((13, 14), (1, 2, 3, 4, 5), (1, 2, 3), (1, 2, 3))
+]
+CONVOLUTIONS_2D = [
+    ((13, 14), kernel, stride, dilation)
+    for kernel, stride, dilation in [
+        *product([(1, 1), (3, 3), (2, 5), (5, 4)], [(1, 1), (2, 2), (3, 1), (2, 3)], [(1, 1)]),
+        *product([(3, 3), (2, 4), (1, 3)], [(1, 1), (2, 1)], [(2, 2), (1, 3), (3, 2)]),
+    ]
+]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5], ids="channels{}".format)
+@pytest.mark.parametrize("padding", ["SAME", "VALID", "CAUSAL"])
+@pytest.mark.parametrize("geometries", [CONVOLUTIONS_1D, CONVOLUTIONS_2D], ids=["1d", "2d"])
+def test_a_convolution_as_a_product_has_tensorflows_result_and_gradients(
+    geometries: list[Any], padding: str, channels: int
 ) -> None:
     import tensorflow as tf
 
+    from pollen.compiler.gradients.convolution import convolve
+
+    rng = np.random.default_rng(0)
+    for size, kernel, stride, dilation in geometries:
+        x = tf.constant(rng.standard_normal((2, *size, channels), np.float32))
+        weights = tf.constant(rng.standard_normal((*kernel, channels, 4), np.float32))
+        before = [(taps - 1) * step for taps, step in zip(kernel, dilation, strict=True)]
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch([x, weights])
+            causal = padding == "CAUSAL"
+            seen = tf.pad(x, [[0, 0], [before[0], 0], [before[1], 0], [0, 0]]) if causal else x
+            spread = _spread_out(weights, dilation)
+            expected = tf.nn.conv2d(seen, spread, [1, *stride, 1], "VALID" if causal else padding)
+            found = convolve(x, weights, stride, dilation, padding)
+        dy = tf.constant(rng.standard_normal(expected.shape, np.float32))
+        pairs = zip(
+            [expected, *tape.gradient(expected, [x, weights], dy)],
+            [found, *tape.gradient(found, [x, weights], dy)],
+            strict=True,
+        )
+        for a, b in pairs:
+            worst = float(np.abs(a - b).max() / np.abs(a).max())
+            assert worst < 2e-6, f"size {size}, kernel {kernel}, stride {stride}, dilation {dilation}"
+
+
+def test_a_convolution_in_groups_as_a_product_has_tensorflows_gradients() -> None:
+    import tensorflow as tf
+
+    from pollen.compiler.gradients.convolution import convolve
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 6, 7, 6), np.float32)
+    weights = rng.standard_normal((3, 3, 2, 9), np.float32)
+
+    def reference(values: Any, kernels: Any) -> Any:
+        parts = zip(tf.split(values, 3, 3), tf.split(kernels, 3, 3), strict=True)
+        return tf.concat([tf.nn.conv2d(part, kernel, 2, "SAME") for part, kernel in parts], 3)
+
+    def ours(values: Any, kernels: Any) -> Any:
+        return convolve(values, kernels, (2, 2), (1, 1), "SAME")
+
+    assert _difference(reference, ours, x, weights) < 1e-5
+
+
+POOLS = [
+    *(((1, size), (1, window), stride) for size, window, stride in product((11, 12), (1, 2, 3, 5), (1, 2, 3))),
+    *(((7, 8), window, stride) for window, stride in product([(3, 2), (2, 2), (1, 3), (4, 5)], (1, 2, 3))),
+    ((6, 5), (6, 5), 1),
+    ((6, 5), (6, 5), 6),
+]
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize("kind", ["max_pool2d", "avg_pool2d"])
+def test_a_pooling_has_tensorflows_gradient_also_between_equals(kind: str, padding: str) -> None:
+    import tensorflow as tf
+
     # Rounded, so that most windows have several maxima.
-    x = np.round(np.random.default_rng(0).standard_normal((3, *size, 2)) * 2).astype(np.float32)
+    rng = np.random.default_rng(0)
+    inputs = [np.round(rng.standard_normal((3, *size, 2)) * 2).astype(np.float32) for size, _, _ in POOLS]
 
-    def function(values: Any) -> Any:
-        return getattr(tf.nn, kind)(values, window, stride, padding)
+    def function(*values: Any) -> Any:
+        pooled = [
+            tf.reshape(getattr(tf.nn, kind)(x, window, stride, padding), [-1])
+            for x, (_, window, stride) in zip(values, POOLS, strict=True)
+        ]
+        return tf.concat(pooled, 0)
 
-    assert _difference(function, function, x) < 1e-5
+    assert _difference(function, function, *inputs) < 1e-5

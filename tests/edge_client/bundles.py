@@ -37,15 +37,28 @@ def main(folder: Path) -> None:
             layers.Dense(8),
         ]
     )
+    personal = keras.Sequential(
+        [
+            layers.Input((4, 2)),
+            layers.Flatten(),
+            layers.Dense(16, activation="tanh", name="body"),
+            layers.BatchNormalization(momentum=0.9, name="norm"),
+            layers.Dense(2, name="head"),
+        ]
+    )
     models = {
         "forecast": (forecast, "mse", "telemetry", 0.05),
         "wide": (wide, "mse", "telemetry", 0.05),
         "classes": (classes, "sparse_categorical_crossentropy", "motion", 0.1),
         "dropout": (dropout, "mse", "telemetry", 0.05),
         "mlp": (mlp, "mse", "telemetry", 0.01),
+        "personal": (personal, "mse", "telemetry", 0.05),
     }
     for name, (model, loss, model_name, rate) in models.items():
-        bundle = compile_model(model, loss=loss, optimizer="sgd", learning_rate=rate, batch=8, name=model_name)
+        own = ("head",) if name == "personal" else ()
+        bundle = compile_model(
+            model, loss=loss, optimizer="sgd", learning_rate=rate, batch=8, name=model_name, personal=own
+        )
         bundle.write(folder / f"{name}.bundle")
 
 

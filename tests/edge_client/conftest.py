@@ -23,7 +23,7 @@ ACCOUNTS = ("pi-1", "pi-2")
 def bundles() -> Callable[[str], Bundle]:
     """`bundles(name)`: a model of bundles.py. Compiled once in the environment that has TensorFlow, then kept."""
     sources = [COMPILE, *sorted((PROJECT / "pollen" / "compiler").rglob("*.py"))]
-    sources += [PROJECT / "pollen" / name for name in ("bundle.py", "manifest.py")]
+    sources += [PROJECT / "pollen" / name for name in ("bundle.py", "manifest.py", "objective.py")]
     key = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
     folder = Path(os.environ.get("POLLEN_TEST_BUNDLES", PROJECT / ".cache" / "test-bundles")) / key
     if not (folder / "complete").exists():

@@ -59,8 +59,8 @@ class Server:
         self.wait_for(self._client.is_connected, 10, "the server's connection")
         self._client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(10)
 
-    def publish_model(self, bundle: Bundle, version: int, weights: np.ndarray | None = None) -> None:
-        values = bundle.weights if weights is None else weights
+    def publish_model(self, bundle: Bundle, version: int, shared: np.ndarray | None = None) -> None:
+        values = bundle.shared if shared is None else shared
         model = bundle.manifest.model
         digest = hashlib.sha256(values.tobytes()).digest()
         snapshot = Snapshot(model, version, digest, encoding.named(values, bundle.manifest.shared))
@@ -213,7 +213,7 @@ def loaded(path: Path) -> Any:
 
 
 def decoded(update: Update, bundle: Bundle) -> np.ndarray:
-    """An update's delta [P]."""
+    """An update's delta [F]."""
     delta = np.empty(bundle.manifest.shared_size, np.float32)
     encoding.decode_into(delta, update.delta, bundle.manifest.shared)
     return delta

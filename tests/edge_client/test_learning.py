@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_client import scoring, trainer
+from edge_client import trainer
 from edge_client.clock import SystemClock
 from edge_client.error_feedback import compress
 from edge_client.learner import Learner
@@ -17,7 +17,7 @@ from edge_client.sampling import Sample
 from edge_client.settings import Learner as LearnerSettings
 from edge_client.settings import Training
 from edge_client.standardise import CLIP, Standardiser
-from pollen import encoding
+from pollen import encoding, scoring
 from pollen.bundle import Bundle
 from pollen.errors import MessageError
 from pollen.interpreter import load
@@ -174,9 +174,9 @@ def run(bundle: Bundle, plan: trainer.Plan, examples: int = 50) -> trainer.Train
     job = trainer.TrainingRun(
         load(bundle),
         one.buffer,
-        start=bundle.weights,
-        base=bundle.weights,
-        state=bundle.state,
+        start=(bundle.weights, bundle.state),
+        base=(bundle.weights, bundle.state),
+        steps_done=0,
         plan=plan,
         chance=random.Random(1),
         clock=SystemClock(),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from edge_client.outbox import ANSWERED, Outbox, Reply
+from edge_client.personal_layers import Personal
 from pollen.errors import StoreError
 
 LIMIT = 2**22
@@ -221,18 +222,33 @@ PRAGMA user_version = 1;
 """
 
 
-def test_an_outbox_of_the_release_before_is_taken_along(tmp_path: Path) -> None:
+FORMAT_2 = """
+ALTER TABLE reply ADD COLUMN skipped INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE reply ADD COLUMN contribution BLOB;
+CREATE TABLE contribution (bundle BLOB NOT NULL, task BLOB NOT NULL, vector BLOB NOT NULL);
+PRAGMA user_version = 2;
+"""
+
+
+@pytest.mark.parametrize("steps", [FORMAT_1, FORMAT_1 + FORMAT_2], ids=["format 1", "format 2"])
+def test_an_outbox_of_an_earlier_release_is_taken_along(tmp_path: Path, steps: str) -> None:
     path = tmp_path / "outbox.sqlite"
     with sqlite3.connect(path) as database:
-        database.executescript(FORMAT_1)
+        database.executescript(steps)
     database.close()
+    personal = Personal(b"m" * 32, "m", 4, np.ones(3, np.float32))
     for _ in range(2):
         with Outbox(path, LIMIT) as outbox:
             (row,) = outbox.rows
             assert (row.task, row.seq, row.handed, row.skipped) == (A, 7, True, 0)
             assert outbox.payload(A) == b"sent"
-            outbox.put(reply(B, b"new", contribution=np.ones(2, np.float32), bundle=b"m" * 32, skipped=1))
+            outbox.put(
+                reply(B, b"new", contribution=np.ones(2, np.float32), bundle=b"m" * 32, skipped=1, personal=personal)
+            )
             assert [row.task for row in outbox.rows] == [A]
+            kept = outbox.personal(b"m" * 32, "m")
+            assert kept is not None
+            assert kept.steps == 4
 
 
 def test_what_is_kept_back_is_no_row_to_send_until_it_is_released(tmp_path: Path) -> None:

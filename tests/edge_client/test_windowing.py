@@ -16,6 +16,8 @@ def manifest(
     labels: tuple[int, ...],
     loss: str = "mse",
     dtype: str = "float32",
+    *,
+    below: int = 0,
 ) -> Manifest:
     return Manifest(
         model="m",
@@ -24,8 +26,8 @@ def manifest(
         frozen=(),
         personal=(),
         input_shape=inputs,
-        input_dtype="float32",
-        input_below=0,
+        input_dtype="int32" if below else "float32",
+        input_below=below,
         output_shape=outputs,
         label_shape=labels,
         label_dtype=dtype,
@@ -108,6 +110,30 @@ def test_a_label_that_is_no_class_is_left_out_and_counted(label: float) -> None:
     windower = Windower(manifest((1, 2), (3,), (), "sparse_categorical_crossentropy", "int32"), "label", 2)
     assert windower.add(rows(1), label) == []
     assert windower.unknown_labels == 1
+
+
+def test_a_model_of_integers_gets_its_window_rounded() -> None:
+    windower = Windower(manifest((2, 1), (3,), (), "sparse_categorical_crossentropy", "int32", below=6), "label", 1)
+    (example,) = windower.add(np.array([[0.0005], [4.9995]], np.float32), 1)
+    assert example.x.dtype == np.int32
+    assert example.x.tolist() == [[0], [5]]
+
+
+@pytest.mark.parametrize("value", [-1.0, 6.0, 2.5, 2.002, 1e10, -1e30])
+def test_a_window_with_what_is_no_input_of_the_model_is_left_out_and_counted(value: float) -> None:
+    windower = Windower(manifest((2, 1), (3,), (), "sparse_categorical_crossentropy", "int32", below=6), "label", 1)
+    assert windower.add(np.array([[3.0], [value]], np.float32), 1) == []
+    assert windower.unknown_inputs == 1
+    assert windower.unknown_labels == 0
+    (example,) = windower.add(np.array([[3.0], [5.0]], np.float32), 1)
+    assert example.x.tolist() == [[3], [5]]
+
+
+def test_a_forecast_from_integers_goes_on_when_the_window_has_passed_a_wrong_one() -> None:
+    windower = Windower(manifest((2,), (1,), (1,), below=10), "next", 1)
+    examples = windower.add(np.array([[1], [2], [3.5], [4], [5], [6]], np.float32), None)
+    assert [(example.x.tolist(), example.y.tolist()) for example in examples] == [([1, 2], [3.5]), ([4, 5], [6])]
+    assert windower.unknown_inputs == 2
 
 
 def test_a_window_is_a_copy() -> None:

@@ -10,6 +10,7 @@ import pytest
 from pollen import bundle as bundle_module
 from pollen.bundle import Bundle, Loss, Manifest, Optimizer, Tensor
 from pollen.errors import BundleError
+from pollen.objective import Schedule
 
 NOTHING = np.zeros(0, np.float32)
 MANIFEST = Manifest(
@@ -32,6 +33,18 @@ MANIFEST = Manifest(
     tensorflow_version="2.21.0",
     architecture="",
 )
+
+
+LOSS = {"name": "sparse_categorical_crossentropy", "from_logits": True, "delta": 1.0, "label_smoothing": 0.0}
+SGD = {"name": "sgd", "learning_rate": 0.1, "settings": {}}
+STEPS = {"initial_learning_rate": 0.1, "decay_steps": 10.0, "decay_rate": 0.5, "staircase": 0.0}
+DECAY = {"name": "inverse_time_decay", "settings": STEPS, "boundaries": [], "rates": []}
+PIECES = {
+    "name": "piecewise_constant_decay",
+    "settings": {},
+    "boundaries": [3.0, 5.0],
+    "rates": [0.3, 0.2, 0.1],
+}
 
 
 def _bundle() -> Bundle:
@@ -124,10 +137,24 @@ def test_fields_that_are_not_known_are_refused() -> None:
         ({"batch": True}, "'batch' must be int"),
         ({"model": "../lin"}, "model name '../lin'"),
         ({"model": "Lin"}, "model name 'Lin'"),
-        ({"loss": {"name": "hinge", "from_logits": True}}, "loss 'hinge' is not known"),
+        ({"loss": LOSS | {"name": "hinge"}}, "loss 'hinge' is not known"),
+        ({"loss": {"name": "mse", "from_logits": True}}, "'delta' must be float"),
+        ({"loss": LOSS | {"name": "huber", "delta": float("inf")}}, "delta must be above 0"),
+        ({"loss": LOSS | {"label_smoothing": 0.5}}, "label_smoothing 0.5 is out of range"),
         ({"optimizer": {"name": "adam", "learning_rate": 0.1, "settings": {}}}, "optimizer adam takes"),
         ({"optimizer": {"name": "sgd", "learning_rate": 0.0, "settings": {}}}, "learning rate must be above 0"),
         ({"optimizer": {"name": "sgd", "learning_rate": float("nan"), "settings": {}}}, "learning rate"),
+        ({"optimizer": SGD | {"settings": {"clipnorm": 0.0}}}, "clipnorm = 0.0 is out of range"),
+        ({"optimizer": SGD | {"settings": {"clipnorm": 1.0, "clipvalue": 1.0}}}, "give one of clipnorm"),
+        ({"optimizer": SGD | {"settings": {"weight_decay": float("inf")}}}, "weight_decay = inf"),
+        ({"optimizer": SGD | {"settings": {"clipnorm": 1}}}, "'clipnorm' must be float"),
+        ({"optimizer": SGD | {"learning_rate": DECAY | {"name": "warp"}}}, "schedule 'warp' is not known"),
+        ({"optimizer": SGD | {"learning_rate": DECAY | {"settings": {}}}}, "inverse_time_decay takes"),
+        ({"optimizer": SGD | {"learning_rate": DECAY | {"rates": [0.1]}}}, "0 boundaries, 1 rates"),
+        ({"optimizer": SGD | {"learning_rate": DECAY | {"settings": STEPS | {"decay_steps": 0.0}}}}, "decay_steps = 0"),
+        ({"optimizer": SGD | {"learning_rate": PIECES | {"boundaries": [3.0, 2.0]}}}, "needs rising boundaries"),
+        ({"optimizer": SGD | {"learning_rate": PIECES | {"rates": [0.1, float("nan"), 0.1]}}}, "rate 1 = nan"),
+        ({"optimizer": SGD | {"learning_rate": PIECES | {"boundaries": ["3", 4.0]}}}, "'boundaries' must be a list"),
         ({"weights": [{"name": "a", "shape": [4]}, {"name": "a", "shape": [4]}]}, "names must be unique"),
         ({"weights": [{"name": "a", "shape": [9]}]}, r"weights are float32 \[8\], the manifest says float32 \[9\]"),
         ({"weights": [{"name": "a", "shape": [-8, -1]}]}, "list of lengths"),
@@ -184,3 +211,16 @@ def test_another_optimizer_needs_no_other_graph() -> None:
     other = replace(_bundle(), manifest=replace(MANIFEST, optimizer=adam))
     assert Bundle.from_bytes(other.to_bytes(), "x").manifest.optimizer == adam
     assert other.digest != _bundle().digest
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [
+        Schedule("inverse_time_decay", STEPS),
+        Schedule("piecewise_constant_decay", boundaries=(3.0, 5.0), rates=(0.3, 0.2, 0.1)),
+    ],
+)
+def test_a_schedule_and_clipping_are_read_back(rate: Schedule) -> None:
+    scheduled = Optimizer("sgd", rate, {"clipvalue": 0.5, "weight_decay": 0.01})
+    other = replace(_bundle(), manifest=replace(MANIFEST, optimizer=scheduled))
+    assert Bundle.from_bytes(other.to_bytes(), "x").manifest == other.manifest

@@ -97,7 +97,7 @@ def test_a_short_batch_weighs_only_its_own_examples(graph: TrainingGraph, dropou
     x, y = _examples(BATCH)
     short = graph.gradient(dropout_bundle.weights, x[:count], y[:count], None, _noise())
     masked = np.zeros(BATCH, np.float32)
-    masked[:count] = 1
+    masked[:count] = BATCH / count  # the mean is over the whole batch
     full = graph.gradient(dropout_bundle.weights, x, y, None, _noise(), sample_weight=masked)
     assert np.abs(short.gradient).max() > 0.01
     np.testing.assert_allclose(short.gradient, full.gradient, rtol=0, atol=1e-6)
@@ -128,15 +128,15 @@ def test_a_weight_of_two_counts_an_example_twice(graph: TrainingGraph, dropout_b
     repeated = graph.gradient(dropout_bundle.weights, x[[0, 0, 1, 2]], y[[0, 0, 1, 2]], None, twice)
     weights = np.array([2, 1, 1], np.float32)
     weighted = graph.gradient(dropout_bundle.weights, x, y, None, _noise(), sample_weight=weights)
-    np.testing.assert_allclose(weighted.gradient, repeated.gradient, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(weighted.gradient * 3, repeated.gradient * 4, rtol=0, atol=1e-6)
 
 
 def test_the_gradient_is_the_slope_of_the_loss(graph: TrainingGraph, dropout_bundle: Bundle) -> None:
     x, y = _examples(BATCH)
     w = dropout_bundle.weights
     step = graph.gradient(w, x, y, None, _noise())
-    direction = step.gradient / np.linalg.norm(step.gradient)
-    ahead, behind = (graph.gradient(w + s * 1e-2 * direction, x, y, None, _noise()).loss for s in (1, -1))
+    along = (step.gradient * (1e-2 / np.linalg.norm(step.gradient))).astype(np.float32)
+    ahead, behind = (graph.gradient(w + s, x, y, None, _noise()).loss for s in (along, -along))
     assert (ahead - behind) / 2e-2 == pytest.approx(float(np.linalg.norm(step.gradient)), rel=0.02)
 
 
@@ -181,8 +181,7 @@ def test_results_stay_as_they_are_after_the_next_step(graph: TrainingGraph, drop
         ({"w": np.zeros(5, np.float32)}, r"w must be \[123\], not \[5\]"),
         ({"noise": None}, "give noise"),
         ({"noise": [np.zeros((4, 12), np.float32)]}, "noise must have the shapes"),
-        ({"sample_weight": np.zeros(4, np.float32)}, "not all 0"),
-        ({"sample_weight": np.full(4, np.nan, np.float32)}, "not all 0"),
+        ({"sample_weight": np.full(4, np.nan, np.float32)}, "4 finite numbers"),
         ({"sample_weight": np.array([1, 1, 1, -1], np.float32)}, ">= 0"),
         ({"state": np.zeros(1, np.float32)}, r"state must be \[0\]"),
     ],
@@ -194,6 +193,49 @@ def test_what_does_not_fit_the_graph_is_refused(
     arguments: dict[str, Any] = {"w": dropout_bundle.weights, "x": x, "y": y, "noise": _noise()} | change
     with pytest.raises(ValueError, match=message):
         graph.gradient(**arguments)
+
+
+@pytest.fixture(scope="module")
+def of_words() -> Bundle:
+    import keras
+
+    from pollen.compiler import compile  # noqa: A004
+
+    keras.utils.set_random_seed(6)
+    layers = keras.layers
+    words = [keras.Input((3,), dtype="int32"), layers.Embedding(9, 4), layers.Flatten(), layers.Dense(2)]
+    return compile(keras.Sequential(words), loss="mse", batch=BATCH, name="words")
+
+
+def test_a_short_batch_of_integers_moves_only_the_rows_of_its_own(of_words: Bundle) -> None:
+    x, y = np.array([[8, 2, 2], [8, 5, 2]]), np.ones((2, 2), np.float32)
+    gradient = interpreter.load(of_words).gradient(of_words.weights, x, y).gradient
+    rows = gradient[: 9 * 4].reshape(9, 4)
+    assert np.flatnonzero(np.abs(rows).max(axis=1)).tolist() == [2, 5, 8]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64])
+def test_integers_of_any_size_are_taken(of_words: Bundle, dtype: Any) -> None:
+    graph, x = interpreter.load(of_words), np.array([[0, 8, 1]])
+    np.testing.assert_array_equal(graph.predict(of_words.weights, x.astype(dtype)), graph.predict(of_words.weights, x))
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        ([[0, 1, 9]], "x must lie between 0 and 8, not 0 and 9"),
+        ([[0, -1, 8]], "not -1 and 8"),
+        ([[0, 1, 2**32]], f"not 0 and {2**32}"),
+        ([[0.0, 1.0, 2.0]], "x must be integers, not float64"),
+        ([[0, 1]], r"one example of x must be \[3\], not \[2\]"),
+    ],
+)
+def test_what_is_no_integer_of_the_model_is_refused(of_words: Bundle, x: Any, message: str) -> None:
+    graph = interpreter.load(of_words)
+    for call in (lambda: graph.predict(of_words.weights, np.array(x)),
+                 lambda: graph.gradient(of_words.weights, np.array(x), np.ones((1, 2), np.float32))):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 def test_state_goes_in_and_comes_out(stateful: TrainingGraph) -> None:

@@ -1,5 +1,6 @@
 """Every message comes back as it was sent; whatever else comes in is refused as MessageError, and soon."""
 
+import hashlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,20 @@ from hypothesis import strategies as st
 
 from pollen import cbor, messages
 from pollen.errors import MessageError
-from pollen.messages import Birth, Death, Head, Receipt, Result, Session, Snapshot, Task, Update, Vitals
+from pollen.messages import (
+    GRAPH_KINDS,
+    Birth,
+    Death,
+    Head,
+    Inference,
+    Receipt,
+    Result,
+    Session,
+    Snapshot,
+    Task,
+    Update,
+    Vitals,
+)
 from tests.pollen.refusals import refusal
 
 whole = st.integers(0, 2**63 - 1)
@@ -54,6 +68,15 @@ receipts = st.builds(
 vitals = st.builds(Vitals, metrics)
 heads = st.builds(Head, short, whole, digests, digests, whole, finite)
 snapshots = st.builds(Snapshot, short, whole, digests, tensors)
+inferences = st.builds(
+    lambda graph, *fields: Inference(*fields[:4], hashlib.sha256(graph).digest(), graph, fields[4]),
+    st.binary(max_size=40),
+    short,
+    whole,
+    st.sampled_from(GRAPH_KINDS),
+    digests,
+    metrics,
+)
 
 LIMIT = 10**6
 DECODERS: dict[str, tuple[st.SearchStrategy[Any], Callable[[bytes], Any]]] = {
@@ -66,6 +89,7 @@ DECODERS: dict[str, tuple[st.SearchStrategy[Any], Callable[[bytes], Any]]] = {
     "vitals": (vitals, messages.decode_vitals),
     "head": (heads, messages.decode_head),
     "snapshot": (snapshots, lambda payload: messages.decode_snapshot(payload, LIMIT)),
+    "inference": (inferences, lambda payload: messages.decode_inference(payload, LIMIT)),
 }
 every_kind = pytest.mark.parametrize("kind", DECODERS)
 

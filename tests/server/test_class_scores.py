@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from pollen.bundle import Loss
 from server.class_scores import MOST_CLASSES, class_scores
 from server.evaluation import score
 
@@ -35,7 +36,7 @@ def test_very_many_classes_are_only_averaged() -> None:
     ],
 )
 def test_every_classifiers_evaluation_has_them(loss: str, predicted: list[list[float]], y: list[object]) -> None:
-    _, metrics = score(loss, False, np.array(predicted, np.float32), np.array(y))
+    _, metrics = score(Loss(loss, from_logits=False), np.array(predicted, np.float32), np.array(y))
     assert metrics["accuracy"] == 2 / 3
     assert metrics["confusion_matrix"] == [[1, 0], [1, 1]]
     assert metrics["recall_perclass"] == [1.0, 0.5]

@@ -64,9 +64,11 @@ def test_a_new_gateway_gets_every_model(running: Pair) -> None:
     with GatewayClient(hub.port) as gateway:
         got = {
             (frame.model, frame.leaf)
-            for frame in (gateway.next(lambda frame: hasattr(frame, "model")) for _ in "123456")
+            for frame in (gateway.next(lambda frame: hasattr(frame, "model")) for _ in range(8))
         }
-    assert got == {(model, leaf) for model in ("weather", "gestures") for leaf in ("bundle", "weights", "head")}
+    assert got == {
+        (model, leaf) for model in ("weather", "gestures") for leaf in ("bundle", "infer", "weights", "head")
+    }
 
 
 def test_a_device_that_trains_two_models_has_a_task_of_each(running: Pair) -> None:

@@ -4,6 +4,7 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,9 +75,8 @@ def agrees(devices: list[Device], tmp_path: Path, request: pytest.FixtureRequest
 
         model, bundle = cases.compiled(case)
         table = request.config.stash.setdefault(_table, [])
-        for number, make in enumerate(optimizers or [case.optimizer]):
-            folder = tmp_path / f"{len(table)}-{number}"
-            folder.mkdir()
+        for make in optimizers or [case.optimizer]:
+            folder = Path(tempfile.mkdtemp(dir=tmp_path))
             optimizer = make(keras.optimizers)
             batches = cases.write(case, cases.with_optimizer(bundle, optimizer), folder)
             prediction = np.asarray(model(batches["x"][0], training=False))

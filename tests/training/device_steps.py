@@ -23,7 +23,7 @@ def train(folder: Path, runtime: interpreter.Runtime) -> str:
         batches = dict(arrays)
     noises = [batches[f"u{index}"] for index in range(len(bundle.manifest.noise))]
     weighted = batches.get("sample_weight")
-    optimizer = optimizers.make(bundle.manifest.optimizer, bundle.manifest.parameters)
+    optimizer = optimizers.make(bundle.manifest.optimizer, bundle.manifest)
     w, state = bundle.weights.copy(), bundle.state.copy()
     prediction = graph.predict(w, batches["x"][0], state)
     losses, gradients = [], []

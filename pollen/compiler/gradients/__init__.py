@@ -7,7 +7,28 @@ MaxPoolGrad, …). Each is expressed here again with ops that do, and switched o
 To add an op: write one function in the file of its family and decorate it with `@gradient_of("OpType")`.
 """
 
-from pollen.compiler.gradients import activations, convolution, pooling
+from pollen.compiler.gradients import (
+    activations,
+    convolution,
+    depthwise,
+    gather,
+    means,
+    pooling,
+    slicing,
+    tiling,
+    transposed,
+)
 from pollen.compiler.gradients.registry import overrides
 
-__all__ = ["activations", "convolution", "overrides", "pooling"]
+__all__ = [
+    "activations",
+    "convolution",
+    "depthwise",
+    "gather",
+    "means",
+    "overrides",
+    "pooling",
+    "slicing",
+    "tiling",
+    "transposed",
+]

@@ -1,15 +1,16 @@
 """Gradients of pooling."""
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import tensorflow as tf
 
 from pollen.compiler.gradients.activations import sign
+from pollen.compiler.gradients.patches import padded, sum_of_taps, taps
 from pollen.compiler.gradients.registry import gradient_of
-from pollen.compiler.gradients.windows import Axis, axis, pad, scatter, tap
+from pollen.compiler.gradients.windows import Axis, axis
 
-_BELOW_ALL = -3.0e38
+_BELOW_ALL: Final = -3.0e38
 
 
 def _axes(op: tf.Operation) -> tuple[Axis, Axis]:
@@ -28,31 +29,39 @@ def _axes(op: tf.Operation) -> tuple[Axis, Axis]:
 def max_pool(op: tf.Operation, dy: Any) -> Any:
     """The first maximum of each window gets its gradient, as in TensorFlow."""
     vertical, horizontal = _axes(op)
-    margins = (vertical.before, vertical.after), (horizontal.before, horizontal.after)
-    padded = pad(op.inputs[0], *margins, value=_BELOW_ALL)
-    largest = op.outputs[0]
-    left = dy  # what is still to be given away
-    taps = []
-    for i in range(vertical.taps):
+    n, _, _, channels = dy.shape.as_list()
+    shape = [n * vertical.outputs, horizontal.outputs, channels]
+    largest = tf.reshape(op.outputs[0], shape)
+    left = tf.reshape(dy, shape)  # what is still to be given away
+    parts = []
+    for i, line in enumerate(taps(padded(op.inputs[0], vertical, horizontal, _BELOW_ALL), vertical)):
         row = []
-        for j in range(horizontal.taps):
+        for j, seen in enumerate(taps(tf.reshape(line, [-1, horizontal.span, channels]), horizontal)):
             if (i, j) == (vertical.taps - 1, horizontal.taps - 1):
                 row.append(left)
                 break
-            rest = left * sign(largest - tap(padded, i, j, vertical, horizontal))
+            rest = left * sign(largest - seen)
             row.append(left - rest)
             left = rest
-        taps.append(row)
-    return scatter(taps, vertical, horizontal)
+        parts.append(row)
+    return _scatter(parts, vertical, horizontal, n)
 
 
 @gradient_of("AvgPool")
 def average_pool(op: tf.Operation, dy: Any) -> Any:
     """Each element of a window gets an equal share; padding is not counted, as in TensorFlow."""
     vertical, horizontal = _axes(op)
+    n, height, width, channels = dy.shape.as_list()
     counts = np.outer(_counts(vertical), _counts(horizontal)).astype(np.float32)
-    share = dy * (1.0 / counts[None, :, :, None])
-    return scatter([[share] * horizontal.taps] * vertical.taps, vertical, horizontal)
+    share = tf.reshape(dy * (1.0 / counts[None, :, :, None]), [n * height, width, channels])
+    return _scatter([[share] * horizontal.taps] * vertical.taps, vertical, horizontal, n)
+
+
+def _scatter(parts: list[list[Any]], vertical: Axis, horizontal: Axis, n: int) -> Any:
+    """parts[i][j] [N OH, OW, C], the gradient of element (i, j) of each window, summed into [N, H, W, C]."""
+    channels = parts[0][0].shape[2]
+    rows = [tf.reshape(sum_of_taps(row, horizontal), [n, vertical.outputs, -1]) for row in parts]
+    return tf.reshape(sum_of_taps(rows, vertical), [n, vertical.size, horizontal.size, channels])
 
 
 def _counts(a: Axis) -> Any:

@@ -10,13 +10,28 @@ ACTIVATIONS: Final = (
     "relu6",
     "leaky_relu",
     "elu",
+    "celu",
     "selu",
+    "gelu",
+    "mish",
+    "silu",
     "tanh",
     "sigmoid",
+    "log_sigmoid",
     "softplus",
     "softsign",
-    "silu",
     "softmax",
+    "log_softmax",
+    "exponential",
+    "squareplus",
+    "hard_sigmoid",
+    "hard_silu",
+    "hard_tanh",
+    "hard_shrink",
+    "soft_shrink",
+    "tanh_shrink",
+    "sparse_plus",
+    "sparse_sigmoid",
 )
 _ALLOWED_ACTIVATIONS: Final = {getattr(keras.activations, name): name for name in ACTIVATIONS}
 
@@ -35,5 +50,5 @@ def problem_with_activation(layer: Any, attribute: str = "activation") -> str | 
     if activation_name(function) is not None:
         return None
     name = getattr(function, "__name__", type(function).__name__)
-    nearest = "silu" if name in ("gelu", "mish", "hard_silu") else "one of " + ", ".join(ACTIVATIONS)
+    nearest = "softmax" if name == "sparsemax" else "one of " + ", ".join(ACTIVATIONS)
     return f"its {attribute} {name} has no gradient on the device; use {nearest}"

@@ -4,31 +4,39 @@ from typing import Any, Final
 
 import keras
 
+from pollen.compiler.layers.embedding import input_below
 from pollen.compiler.layers.registry import Problem, check_of, names
 from pollen.errors import CompileError
 
 # For what people try first; any other layer gets the whole list.
 _NEAREST: Final = {
-    "GRU": "Conv1D",
-    "LSTM": "Conv1D",
-    "SimpleRNN": "Conv1D",
-    "Bidirectional": "Conv1D",
-    "Conv2D": "Conv1D",
-    "DepthwiseConv1D": "Conv1D",
-    "SeparableConv1D": "Conv1D",
-    "Conv1DTranspose": "Conv1D",
-    "MaxPooling2D": "MaxPooling1D",
-    "AveragePooling2D": "AveragePooling1D",
-    "GlobalAveragePooling2D": "GlobalAveragePooling1D",
-    "GlobalMaxPooling2D": "GlobalMaxPooling1D",
+    "RNN": "GRU",
+    "StackedRNNCells": "GRU",
+    "ConvLSTM1D": "Conv1D and LSTM",
+    "ConvLSTM2D": "Conv2D in TimeDistributed, and LSTM",
+    "ConvLSTM3D": "Conv2D in TimeDistributed, and LSTM",
+    "Conv3D": "Conv2D in TimeDistributed",
+    "Conv3DTranspose": "Conv2DTranspose in TimeDistributed",
+    "MaxPooling3D": "MaxPooling2D in TimeDistributed",
+    "AveragePooling3D": "AveragePooling2D in TimeDistributed",
+    "GlobalMaxPooling3D": "GlobalMaxPooling2D in TimeDistributed",
+    "GlobalAveragePooling3D": "GlobalAveragePooling2D in TimeDistributed",
+    "AdaptiveAveragePooling1D": "AveragePooling1D",
+    "AdaptiveAveragePooling2D": "AveragePooling2D",
+    "AdaptiveMaxPooling1D": "MaxPooling1D",
+    "AdaptiveMaxPooling2D": "MaxPooling2D",
+    "ZeroPadding3D": "ZeroPadding2D in TimeDistributed",
+    "Cropping3D": "Cropping2D in TimeDistributed",
+    "UpSampling3D": "UpSampling2D in TimeDistributed",
+    "Resizing": "UpSampling2D or AveragePooling2D",
+    "Dot": "Multiply",
     "SpatialDropout1D": "Dropout",
+    "SpatialDropout2D": "Dropout",
     "GaussianDropout": "Dropout",
     "GaussianNoise": "Dropout",
     "AlphaDropout": "Dropout",
-    "PReLU": "LeakyReLU",
 }
-_UNTRAINED: Final = ("kernel_regularizer", "bias_regularizer", "activity_regularizer")
-_CONSTRAINTS: Final = ("kernel_constraint", "bias_constraint")
+_REGULARIZERS: Final = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
 
 
 def check(model: Any) -> None:
@@ -57,20 +65,22 @@ def _problem(layer: Any) -> Problem:
         )
     if layer.dtype_policy.name != "float32":
         return f"its dtype policy is {layer.dtype_policy.name}; use float32"
-    for name in _UNTRAINED:
-        if getattr(layer, name, None) is not None:
-            return f"{name} isn't part of the device's loss; leave it out"
-    for name in _CONSTRAINTS:
-        if getattr(layer, name, None) is not None:
-            return f"{name} isn't applied on the device; leave it out"
+    if any(part.activity_regularizer is not None for part in layer._flatten_layers()):
+        return "activity_regularizer isn't part of the device's loss; leave it out"
+    for variable in layer.variables:
+        if variable.constraint is not None:
+            return f"its {variable.name} has a constraint, which isn't applied on the device; leave it out"
+        if variable.regularizer is not None and type(variable.regularizer) not in _REGULARIZERS:
+            return f"its {variable.name} has a {type(variable.regularizer).__name__}; use L1, L2 or L1L2"
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         return "data_format channels_first isn't supported; use channels_last"
     return specific(layer)
 
 
 def _check_ends(model: Any) -> None:
-    """One float32 input and one output of known shapes, and something to train."""
-    for word, tensors in (("input", model.inputs), ("output", model.outputs)):
+    """One input and one float32 output of known shapes, and something to train; int32 inputs for an Embedding."""
+    input_dtypes = ("float32", "int32") if input_below(model) else ("float32",)
+    for word, tensors, dtypes in (("input", model.inputs, input_dtypes), ("output", model.outputs, ("float32",))):
         if len(tensors) != 1:
             raise CompileError(f"model {model.name!r} has {len(tensors)} {word}s; one is supported")
         shape = tensors[0].shape[1:]
@@ -79,9 +89,9 @@ def _check_ends(model: Any) -> None:
                 f"model {model.name!r}: its {word} has the shape {tuple(tensors[0].shape)}; "
                 "all lengths but the batch must be fixed"
             )
-        if tensors[0].dtype != "float32":
+        if tensors[0].dtype not in dtypes:
             raise CompileError(
-                f"model {model.name!r}: its {word} is {tensors[0].dtype}; use float32 (one-hot for categories)"
+                f"model {model.name!r}: its {word} is {tensors[0].dtype}; use float32, or int32 for an Embedding"
             )
     if not model.trainable_variables:
         raise CompileError(f"model {model.name!r} has no trainable weights; add a Dense or Conv1D layer")

@@ -1,4 +1,4 @@
-"""Dense, and layers that only bring tensors into shape or together."""
+"""Dense, and the input."""
 
 from typing import Any
 
@@ -14,6 +14,6 @@ def _dense(layer: Any) -> Problem:
     return first_problem(layer)
 
 
-@can_compile(_LAYERS.InputLayer, _LAYERS.Flatten, _LAYERS.Reshape, _LAYERS.Add, _LAYERS.Concatenate)
-def _plain(layer: Any) -> Problem:  # noqa: ARG001 - one signature for all checks
+@can_compile(_LAYERS.InputLayer)
+def _input(layer: Any) -> Problem:  # noqa: ARG001 - one signature for all checks
     return None

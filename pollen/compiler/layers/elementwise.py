@@ -10,7 +10,7 @@ from pollen.compiler.layers.registry import Problem, can_compile
 _LAYERS = keras.layers
 
 
-@can_compile(_LAYERS.LeakyReLU, _LAYERS.ELU)
+@can_compile(_LAYERS.ReLU, _LAYERS.LeakyReLU, _LAYERS.PReLU, _LAYERS.ELU)
 def _plain(layer: Any) -> Problem:  # noqa: ARG001 - one signature for all checks
     return None
 
@@ -25,15 +25,6 @@ def _dropout(layer: Any) -> Problem:
     if layer.noise_shape is not None:
         return "noise_shape isn't supported; leave it out"
     return "rate=1 drops everything; use a lower rate" if layer.rate >= 1 else None
-
-
-@can_compile(_LAYERS.ReLU)
-def _relu(layer: Any) -> Problem:
-    if layer.threshold != 0 or layer.max_value not in (None, 6):
-        return "threshold, and max_value other than 6, have no gradient on the device; leave them out"
-    if layer.max_value is not None and layer.negative_slope != 0:
-        return "max_value and negative_slope together have no gradient on the device; use one of them"
-    return None
 
 
 @can_compile(_LAYERS.Softmax)
