@@ -16,7 +16,7 @@ from pollen.errors import CompileError
 # also quick there while kernels are no constants.
 Form = Literal["reference", "inference", "training"]
 
-_REPLACED: Final = {
+_REPLACED: Final[dict[Any, Any]] = {
     keras.layers.GroupNormalization: FoldedGroupNormalization,
     keras.layers.Normalization: AdaptedNormalization,
 }
@@ -35,7 +35,8 @@ def copy(model: Any, form: Form, frozen: Collection[str] = ()) -> tuple[Any, lis
         if type(layer) is keras.layers.Dropout and layer.rate > 0:
             noisy.append(HostNoiseDropout(layer.rate, layer.name))
             return noisy[-1]
-        copied = _REPLACED.get(type(layer), type(layer)).from_config(layer.get_config())
+        kind: Any = _REPLACED.get(type(layer), type(layer))
+        copied = kind.from_config(layer.get_config())
         if form != "reference":
             _bring_into_form(copied, form)
         return copied
