@@ -168,6 +168,8 @@ def main() -> None:
     print(f"\n  {'':<20}{'import s':>10}{'to Keras':>10}{'install MB':>12}{'to Keras':>10}")
     megabytes = {one.name: installed_mb(one.python, *one.distributions) for one in everyone}
     for contender, seconds in imports.items():
+        if not seconds:
+            continue  # had no model to train
         took, whole = np.median(seconds), np.median(imports[KERAS])
         size_mb = megabytes[contender]
         print(f"  {contender:<20}{took:>10.2f}{took / whole:>10.3f}{size_mb:>12.1f}{size_mb / megabytes[KERAS]:>10.3f}")
