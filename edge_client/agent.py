@@ -175,7 +175,7 @@ class Agent:
         if self._settings.inference.graph != "off":
             values |= {
                 "inference_version": model.published.version,
-                "inference_predictions": model.inference_predictions,
+                "inference_predictions": model.published.predictions,
             }
         if model.learner is not None:
             prequential = model.learner.prequential

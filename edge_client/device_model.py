@@ -28,7 +28,7 @@ class DeviceModel:
 
     Of the shared values [F], `first` are those in the bundle, `snapshot` the server's newest, `local` what the device
     trained since; `personal` are the values [Q] that stay here, after `personal.steps` training steps.
-    `published` is the server's graph that only predicts; `inference_predictions` counts what it predicted.
+    `published` is the server's graph that only predicts.
     """
 
     def __init__(self, settings: EdgeSettings, store: ModelStore, outbox: Outbox) -> None:
@@ -49,7 +49,6 @@ class DeviceModel:
         self.problem = ""
         self.samples_seen = 0
         self.published = PublishedGraph(settings, settings.state_dir / "model" / "current.infer")
-        self.inference_predictions = 0
 
     @property
     def newest(self) -> Floats:
@@ -147,7 +146,7 @@ class DeviceModel:
         if known is not None and found.number < known.number <= server_version:
             return
         if known is not None and found.number < known.number:
-            self.published.forget()  # the server has begun anew, its graph is older than this
+            self.published.begun_anew(found.number)
         if known is None or found.number != known.number:
             self._store.keep_snapshot(payload)
         self.snapshot = found
@@ -159,8 +158,7 @@ class DeviceModel:
         if self.learner is not None and samples:
             snapshot = -1 if self.snapshot is None else self.snapshot.number
             published = self.published.newest(snapshot, trained_since=self.local is not None)
-            made = self.learner.observe(samples, *self.join(self.newest), published)
-            self.inference_predictions += made if published is not None else 0
+            self.learner.observe(samples, *self.join(self.newest), published)
 
     def _use(self, bundle: Bundle) -> None:
         _check_buffer(bundle.manifest, self._settings.learner.replay_samples)

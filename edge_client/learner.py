@@ -1,6 +1,6 @@
 """window → predict, then learn: what happens to each sample, for one model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -13,12 +13,13 @@ from edge_client.standardise import Standardiser
 from edge_client.windowing import Example, Windower
 from pollen import scoring
 from pollen.bundle import Floats, Manifest
-from pollen.inference_graph import InferenceGraph
-from pollen.interpreter import TrainingGraph
+from pollen.interpreter import Array, TrainingGraph
 
 WARM_UP: Final = 10  # samples a channel's statistics need before they mean anything
 # Counts a prediction that isn't a number as very wrong, without making the mean of the errors useless for ever.
 _WORST_ERROR: Final = 1e3
+
+Predict = Callable[[Array], Floats | None]  # x [n, …] -> y [n, …], None where it can't
 
 
 class Learner:
@@ -62,10 +63,10 @@ class Learner:
         return same
 
     def observe(
-        self, samples: Sequence[Sample], weights: Floats, state: Floats, published: InferenceGraph | None = None
+        self, samples: Sequence[Sample], weights: Floats, state: Floats, published: Predict | None = None
     ) -> int:
-        """Take in `samples`, predicting with `weights` [P] and `state` [S], or with `published` where it is given;
-        returns how many examples they made."""
+        """Take in `samples`, predicting with `weights` [P] and `state` [S], or with `published` where it is given and
+        gives something; returns how many examples they made."""
         examples: list[Example] = []
         for sample in samples:
             if sample.number != self._next_number:
@@ -85,12 +86,12 @@ class Learner:
                 self.buffer.add(example.x, example.y)
         return len(examples)
 
-    def _score(
-        self, examples: Sequence[Example], weights: Floats, state: Floats, published: InferenceGraph | None
-    ) -> None:
+    def _score(self, examples: Sequence[Example], weights: Floats, state: Floats, published: Predict | None) -> None:
         y = np.stack([example.y for example in examples])
         x = np.stack([example.x for example in examples])
-        output = self._graph.predict(weights, x, state) if published is None else published.predict(x)
+        output = None if published is None else published(x)
+        if output is None:
+            output = self._graph.predict(weights, x, state)
         errors = np.nan_to_num(scoring.errors(self._loss, output, y), nan=_WORST_ERROR, posinf=_WORST_ERROR)
         for index, example in enumerate(examples):
             baseline = self._baseline_error(example)

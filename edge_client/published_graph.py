@@ -1,7 +1,6 @@
 """The server's graph that only predicts: taken in, kept on disk, and used while it knows the most."""
 
 import logging
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +8,13 @@ from typing import Final
 
 import numpy as np
 
+from edge_client.learner import Predict
 from edge_client.settings import EdgeSettings
 from pollen import atomic, messages
+from pollen.bundle import Floats
 from pollen.errors import InterpreterError, MessageError
 from pollen.inference_graph import InferenceGraph
-from pollen.interpreter import TrainingGraph
+from pollen.interpreter import Array, TrainingGraph
 from pollen.messages import Inference
 
 LOG = logging.getLogger(__name__)
@@ -22,7 +23,8 @@ RUNS: Final = 7  # whose median is a graph's time
 
 
 class PublishedGraph:
-    """The server's newest inference graph for the bundle in use. `version` is the loaded graph's, -1 for none.
+    """The server's newest inference graph for the bundle in use. `version` is the loaded graph's, -1 for none;
+    `predictions` counts what was predicted.
 
     With `inference.graph` = "auto" it is loaded only when it predicts a window quicker than the training graph does on
     this machine: int8 is the slower one on some. `file`: where the newest message is kept.
@@ -34,7 +36,9 @@ class PublishedGraph:
         self._training: TrainingGraph | None = None
         self._bundle = b""
         self._graph: InferenceGraph | None = None
+        self._judged: tuple[int, bytes] | None = None  # version and digest of the graph that was tried last
         self.version = -1
+        self.predictions = 0
 
     def use(self, training: TrainingGraph, bundle: bytes) -> None:
         """The bundle with digest `bundle` is in use now; take up the graph on disk, if it is of this one."""
@@ -51,26 +55,46 @@ class PublishedGraph:
     def take(self, payload: bytes) -> None:
         """A message of the model's topic; an empty one withdraws the last. Raises MessageError or InterpreterError."""
         if not payload:
-            self.forget()
+            self._forget()
             return
-        self._load(self._decode(payload))
+        message = self._decode(payload)
+        if message.bundle == self._bundle and (message.version, message.digest) == self._judged:
+            return  # every connection brings it again
+        self._load(message)
         try:
             atomic.write(self._file, payload)
         except OSError as error:
             LOG.error("%s: can't be written (%s); it is lost at a restart", self._file, error)
 
-    def forget(self) -> None:
-        """The server has no such graph any more, or has begun anew."""
+    def begun_anew(self, version: int) -> None:
+        """The server has begun anew and is at `version`: a graph of a later one is of its life before."""
+        if self._judged is not None and self._judged[0] > version:
+            self._forget()
+
+    def _forget(self) -> None:
+        """The server has no such graph any more."""
         self._drop()
         try:
             self._file.unlink(missing_ok=True)
         except OSError as error:
             LOG.error("%s: can't be removed: %s", self._file, error)
 
-    def newest(self, snapshot: int, *, trained_since: bool) -> InferenceGraph | None:
-        """The graph, if it knows at least as much as the snapshot of version `snapshot` (-1: none), and more where the
-        device has trained from that one itself."""
-        return self._graph if self.version >= snapshot + trained_since else None
+    def newest(self, snapshot: int, *, trained_since: bool) -> Predict | None:
+        """x [n, …] -> y [n, …] of the graph, if it knows at least as much as the snapshot of version `snapshot` (-1:
+        none), and more where the device has trained from that one itself. It gives None when the graph fails."""
+        return self._predict if self._graph is not None and self.version >= snapshot + trained_since else None
+
+    def _predict(self, x: Array) -> Floats | None:
+        if self._graph is None:
+            return None
+        try:
+            output = self._graph.predict(x)
+        except InterpreterError as error:
+            LOG.warning("version %d is used no more: %s", self.version, error)
+            self._graph, self.version = None, -1
+            return None
+        self.predictions += len(output)
+        return output
 
     def _decode(self, payload: bytes) -> Inference:
         message = messages.decode_inference(payload, self._settings.upload.snapshot_limit_bytes)
@@ -85,6 +109,7 @@ class PublishedGraph:
         if training is None or message.bundle != self._bundle or training.manifest.personal:
             LOG.debug("inference graph of version %d belongs to another bundle", message.version)
             return
+        self._judged = message.version, message.digest
         graph = InferenceGraph(message.graph, training.manifest, self._settings.training.runtime)
         if self._settings.inference.graph == "auto":
             its, ours = _seconds(training, graph)
@@ -96,7 +121,7 @@ class PublishedGraph:
         LOG.info("inference graph of version %d, %s, is ready to predict", message.version, message.kind)
 
     def _drop(self) -> None:
-        self._graph, self.version = None, -1
+        self._graph, self._judged, self.version = None, None, -1
 
 
 def _seconds(training: TrainingGraph, graph: InferenceGraph) -> tuple[float, float]:
@@ -114,4 +139,4 @@ def _median(predict: Callable[[], object]) -> float:
         started = time.thread_time()
         predict()
         times.append(time.thread_time() - started)
-    return statistics.median(times)
+    return sorted(times)[RUNS // 2]

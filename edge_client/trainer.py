@@ -151,8 +151,9 @@ class TrainingRun:
         started = self._clock.monotonic()
         if self._steps == 0 and not self._used:
             self._loss_before = self.loss(*self._base)
-        finished = False
         with np.errstate(over="ignore", invalid="ignore"):  # weights that blow up are found at the end
+            # At least one step: the loss alone may take longer than a slice.
+            finished = not self._step()
             while not finished and self._clock.monotonic() - started < seconds:
                 finished = not self._step()
         self._seconds += self._clock.monotonic() - started

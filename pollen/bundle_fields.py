@@ -1,8 +1,10 @@
 """Typed access to the fields of a bundle's maps: each getter returns a value of the type asked for, or BundleError."""
 
-from typing import Any
+from typing import Any, Final
 
 from pollen.errors import BundleError
+
+MAX_AXES: Final = 8  # so that the product of hostile lengths stays a number that is quickly made
 
 
 def get(fields: dict[str, Any], name: str, kind: type) -> Any:
@@ -14,10 +16,10 @@ def get(fields: dict[str, Any], name: str, kind: type) -> Any:
 
 
 def lengths(fields: dict[str, Any], name: str) -> tuple[int, ...]:
-    """A list of lengths, each >= 0."""
+    """A list of lengths, each >= 0, at most `MAX_AXES`."""
     entries = get(fields, name, list)
-    if not all(type(entry) is int and entry >= 0 for entry in entries):
-        raise BundleError(f"manifest field {name!r} must be a list of lengths; compile it again")
+    if len(entries) > MAX_AXES or not all(type(entry) is int and entry >= 0 for entry in entries):
+        raise BundleError(f"manifest field {name!r} must be a list of at most {MAX_AXES} lengths; compile it again")
     return tuple(entries)
 
 

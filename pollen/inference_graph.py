@@ -4,7 +4,7 @@ import numpy as np
 
 from pollen.bundle import Floats
 from pollen.errors import InterpreterError
-from pollen.interpreter import Array, Runtime, checked_inputs, open_graph
+from pollen.interpreter import Array, Runtime, checked_inputs, message_of, open_graph
 from pollen.manifest import Manifest
 
 
@@ -22,7 +22,9 @@ class InferenceGraph:
             (x,), (y,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
             self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
-            raise InterpreterError(f"inference graph of model {manifest.model}: {error}; make it again") from error
+            raise InterpreterError(
+                f"inference graph of model {manifest.model}: {message_of(error)}; make it again"
+            ) from error
         expected = (1, *manifest.input_shape), np.dtype(manifest.input_dtype), (1, *manifest.output_shape)
         found = tuple(x["shape"].tolist()), np.dtype(x["dtype"]), tuple(y["shape"].tolist())
         if found != expected or list(signatures) != ["infer"] or y["dtype"] != np.float32:
@@ -37,12 +39,17 @@ class InferenceGraph:
     def predict(self, x: Array) -> Floats:
         """The model's output, float32 [n, …], for any number of examples `x` [n, …]; a copy.
 
-        Raises ValueError for an integer that the model has no row for.
+        Raises ValueError for an integer that the model has no row for, InterpreterError when the graph fails.
         """
         inputs = np.ascontiguousarray(checked_inputs(self._manifest, x), self._dtype)
         output = np.empty((len(inputs), *self._manifest.output_shape), np.float32)
         for index in range(len(inputs)):
             self._interpreter.set_tensor(self._x, inputs[index : index + 1])
-            self._interpreter.invoke()
-            output[index] = self._interpreter.get_tensor(self._y)[0]
+            try:
+                self._interpreter.invoke()
+                output[index] = self._interpreter.get_tensor(self._y)[0]
+            except (RuntimeError, ValueError, IndexError) as error:  # the last two: of another shape than it said
+                raise InterpreterError(
+                    f"inference graph of model {self._manifest.model}: it failed: {message_of(error)}; make it again"
+                ) from error
         return output

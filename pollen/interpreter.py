@@ -67,7 +67,7 @@ def open_graph(graph: bytes, model: str, runtime: Runtime = "auto", threads: int
         try:
             interpreter = library.Interpreter(model_content=graph, num_threads=threads)
         except (ImportError, AttributeError, RuntimeError, ValueError, SystemError) as error:
-            failures.append(f"{package} can't load the graph: {_one_line(error)}; {install}")
+            failures.append(f"{package} can't load the graph: {message_of(error)}; {install}")
             continue
         version = importlib.import_module(module).__version__
         return interpreter, f"{package} {version}"
@@ -163,7 +163,7 @@ class TrainingGraph:
             runner = self._interpreter.get_signature_runner(name)
             inputs = {key: tuple(item["shape"].tolist()) for key, item in runner.get_input_details().items()}
         except (RuntimeError, ValueError) as error:
-            raise InterpreterError(f"model {self.manifest.model}: {_one_line(error)}; compile it again") from error
+            raise InterpreterError(f"model {self.manifest.model}: {message_of(error)}; compile it again") from error
         if inputs != expected:
             raise InterpreterError(
                 f"model {self.manifest.model}: the graph's {name} takes {inputs}, "
@@ -228,5 +228,6 @@ def checked_inputs(manifest: Manifest, x: Array) -> Array:
     return x
 
 
-def _one_line(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
+    """An interpreter's message without its line breaks."""
     return " ".join(str(error).split())

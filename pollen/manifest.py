@@ -88,6 +88,8 @@ class Manifest:
                 raise BundleError(f"shape {list(shape)} is empty or holds more than {MAX_VALUES} values")
         if any(len(shape) < 2 or shape[0] != self.batch for shape in self.noise):
             raise BundleError(f"a noise shape must start with the batch, {self.batch}")
+        if sum(math.prod(shape) for shape in self.noise) > MAX_VALUES:
+            raise BundleError(f"a step's dropout would take more than {MAX_VALUES} random numbers")
 
     def _check_tensors(self) -> None:
         tensors = self.weights + self.state

@@ -45,7 +45,10 @@ def errors(loss: Loss, output: Floats, y: Array) -> Doubles:
 
 
 def mean_loss(loss: Loss, output: Floats, y: Array) -> float:
-    """The mean of `loss` over the examples, as Keras computes it, without regularisers' penalties."""
+    """The mean of `loss` over the examples, as Keras computes it, without regularisers' penalties.
+
+    Probabilities are clipped at 1e-7; Keras takes those of a softmax or sigmoid at a model's end from their logits.
+    """
     scores = output.astype(np.float64).reshape(-1, output.shape[-1])
     if not is_classification(loss):
         return float(_of_distances(loss, np.abs(scores - y.reshape(scores.shape))).mean())

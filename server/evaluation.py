@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pollen import scoring
+from pollen import examples, scoring
 from pollen.bundle import Bundle, Loss
 from pollen.errors import SettingsError
 from pollen.interpreter import load
@@ -68,19 +68,15 @@ class Evaluator:
 
 
 def from_file(bundle: Bundle, path: Path) -> Evaluate:
-    """An evaluation on held-out examples: `path` is an .npz with X [n, …] and y [n, …], as the bundle takes them.
+    """An evaluation on held-out examples: `path` is an .npz with x or X [n, …] and y [n, …], as the bundle takes them.
 
     Runs the bundle's inference graph in the interpreter, with personal layers as they are in the bundle. Raises
     SettingsError when the file doesn't fit.
     """
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            x, y = np.asarray(data["X"], bundle.manifest.input_dtype), np.asarray(data["y"])
-    except (OSError, KeyError, ValueError) as error:
-        raise SettingsError(f"evaluation.data = {path}: needs arrays X and y in an .npz file ({error})") from error
-    shape = tuple(bundle.manifest.input_shape)
-    if len(x) == 0 or len(x) != len(y) or x.shape[1:] != shape:
-        raise SettingsError(f"evaluation.data = {path}: X is {x.shape} and y {y.shape}, the model takes [n, *{shape}]")
+    found = examples.read(path, bundle.manifest)
+    x, y = found.x, found.y
+    if y is None:
+        raise SettingsError(f"evaluation.data = {path}: holds no array y; give the labels too")
     graph, sharing = load(bundle), Sharing(bundle.manifest)
     _, personal = sharing.split(bundle.weights, bundle.state)
 

@@ -232,12 +232,12 @@ class GatewayGrid(Grid):
         content = weights.tobytes()
         if content == self._published:
             return
-        if self._published:
-            self._model.version += 1
-        self._published = content
         self._model.weights[:] = weights
+        if self._published:
+            self._model.advance()
+        self._published = content
         self._model.publish()
-        self.link.publish(self._model.version, weights)
+        self.link.publish(self._model.version, self._model.weights)
 
     # --- from devices to Flower
 

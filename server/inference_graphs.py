@@ -11,6 +11,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -33,6 +34,7 @@ MAKING_S: Final = 1800.0  # then it is given up
 GRAPH_LIMIT_BYTES: Final = 64 * 2**20  # as devices' default for a snapshot
 ENDING_S: Final = 5.0
 _LOWEST_PRIORITY: Final = 19
+_MAKING: Final = threading.Lock()  # held while a process runs: models of one server take turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +111,12 @@ class InferenceGraphs:
         """Publish what is finished; begin with the published `version`, `weights` [F], when it is time for it."""
         try:
             if self._process is None:
-                if version != self._version and self._clock() - self._begun_at >= self._settings.every_s:
+                due = version != self._version and self._clock() - self._begun_at >= self._settings.every_s
+                if due and _MAKING.acquire(blocking=False):
                     self._version, self._begun_at = version, self._clock()
-                    self._process = self._begin(weights)
+                    self._start(weights)
             elif (code := self._process.poll()) is not None:
-                self._process = None
+                self.close()
                 self._finish(code)
             elif self._clock() - self._begun_at > MAKING_S:
                 self.close()
@@ -128,10 +131,18 @@ class InferenceGraphs:
             return
         process.terminate()
         try:
-            process.wait(ENDING_S)
+            process.communicate(timeout=ENDING_S)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+            process.communicate()
+        _MAKING.release()
+
+    def _start(self, weights: Vector) -> None:
+        try:
+            self._process = self._begin(weights)
+        finally:
+            if self._process is None:
+                _MAKING.release()
 
     def _begin(self, weights: Vector) -> subprocess.Popen[bytes]:
         self._folder.mkdir(exist_ok=True)
@@ -142,16 +153,19 @@ class InferenceGraphs:
         options += [("--calibration", self._settings.calibration), ("--holdout", self._holdout)]
         options += [("--max-added-error", self._settings.max_added_error)]
         command = [sys.executable, "-m", "pollen.compiler.inference_command", str(self._bundle_path), "--json"]
+        command += ["--until-stdin-ends"]  # a server that is killed must not leave it behind to write for nobody
         command += [word for name, value in options if value is not None for word in (name, str(value))]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1"}
         with (self._folder / "report.json").open("wb") as report, (self._folder / "errors.txt").open("wb") as errors:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=report, stderr=errors, env=environment)
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=report, stderr=errors, env=environment)
         with suppress(ProcessLookupError):
             os.setpriority(os.PRIO_PROCESS, process.pid, _LOWEST_PRIORITY)
         LOG.debug("making an inference graph of version %d", self._version)
         return process
 
     def _finish(self, code: int) -> None:
+        if code < 0:  # what it wrote before tells nothing of it
+            raise PollenError(f"its process was ended by signal {-code}; after 9, look whether memory ran out")
         if code != 0:
             lines = (self._folder / "errors.txt").read_text(errors="replace").strip().splitlines()
             raise PollenError(lines[-1].removeprefix("error: ") if lines else f"its process ended with {code}")

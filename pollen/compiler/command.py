@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from pollen.compiler.quiet import native_stderr_to_log
+from pollen.compiler.quiet import steps_to_terminal
 from pollen.errors import CompileError, PollenError
 from pollen.objective import CLIPPING, LOSSES
 
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _compile(options: argparse.Namespace) -> str:
-    with native_stderr_to_log():
+    with steps_to_terminal():
         try:
             from pollen.compiler import compilation, models
         except ImportError as error:

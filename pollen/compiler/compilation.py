@@ -75,6 +75,7 @@ def compile(  # noqa: A001 - the name users know from Keras
         logger.info("converting model %s with %d parameters", manifest.model, manifest.parameters)
         with native_stderr_to_log():
             converted = graph.convert(traced, noisy, manifest)
+            logger.info("comparing it with Keras")
             first, state, constant = (weights.flat(v) for v in (variables.trained, variables.state, variables.frozen))
             bundle = Bundle(manifest, converted, first, state, constant)
             worst = verification.check(bundle, model, fixed)

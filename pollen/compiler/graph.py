@@ -2,7 +2,8 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
-from typing import Any
+from itertools import groupby, zip_longest
+from typing import Any, Final
 
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
@@ -13,6 +14,8 @@ from pollen.compiler.device_form import HostNoiseDropout
 from pollen.compiler.gradients import overrides
 from pollen.compiler.weights import variables
 from pollen.errors import CompileError
+
+_MOST_AXES: Final = 4  # of a product in which any axes may be repeated
 
 
 def loss_and_gradients(
@@ -73,6 +76,7 @@ def convert(model: Any, noisy: list[HostNoiseDropout], manifest: Manifest) -> by
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CompileError(f"model {manifest.model}: TensorFlow Lite can't hold it: {lines[0]}") from error
     check_builtin_only(graph, manifest.model)
+    check_products(graph, manifest.model)
     return graph
 
 
@@ -147,3 +151,34 @@ def check_builtin_only(graph: bytes, model: str) -> None:
         # Files written for old readers keep the op in the deprecated field.
         if max(code.BuiltinCode(), code.DeprecatedBuiltinCode()) == schema.BuiltinOperator.CUSTOM:
             raise CompileError(f"model {model}: op {(code.CustomCode() or b'?').decode()} is no TFLite builtin")
+
+
+def check_products(graph: bytes, model: str) -> None:
+    """Raise CompileError for a product that ends tflite-runtime 2.14's process.
+
+    Its own MUL, which runs where XNNPACK doesn't, aborts for tensors of more than four axes when one is repeated along
+    axes that fall, in order, into more than three runs of repeated and equal ones. Sums, differences, quotients and
+    maxima of the same shapes are right.
+    """
+    root = schema.Model.GetRootAs(graph, 0)
+    codes = [root.OperatorCodes(index) for index in range(root.OperatorCodesLength())]
+    products = {
+        index
+        for index, code in enumerate(codes)
+        if max(code.BuiltinCode(), code.DeprecatedBuiltinCode()) == schema.BuiltinOperator.MUL
+    }
+    for number in range(root.SubgraphsLength()):
+        subgraph = root.Subgraphs(number)
+        for index in range(subgraph.OperatorsLength()):
+            op = subgraph.Operators(index)
+            if op.OpcodeIndex() not in products:
+                continue
+            first, second = (subgraph.Tensors(op.Inputs(place)).ShapeAsNumpy().tolist() for place in (0, 1))
+            axes = list(zip_longest(reversed(first), reversed(second), fillvalue=1))
+            runs = list(groupby(axes, lambda sizes: (sizes[0] < sizes[1], sizes[0] > sizes[1])))
+            if len(axes) > _MOST_AXES and len(runs) > _MOST_AXES - 1:
+                name = subgraph.Tensors(op.Outputs(0)).Name().decode()
+                raise CompileError(
+                    f"model {model}: {name!r} multiplies {first} by {second}, which tflite-runtime can't compute; "
+                    "put a Reshape to fewer axes before it"
+                )

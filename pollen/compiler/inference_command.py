@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pollen import atomic
 from pollen.bundle import Bundle
 from pollen.compiler.export import read_weights
-from pollen.compiler.quiet import native_stderr_to_log
+from pollen.compiler.quiet import steps_to_terminal
 from pollen.errors import CompileError, PollenError
 from pollen.examples import Examples, read
 from pollen.messages import GRAPH_KINDS
@@ -31,6 +33,8 @@ def main(argv: list[str]) -> int:
     """Run `pollen inference`; returns 0, or 1 with one line on stderr."""
     options = _parser().parse_args(argv)
     started = time.monotonic()
+    if options.until_stdin_ends:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
         made, refusals = _make(options)
         _write(options.output, made.graph)
@@ -67,8 +71,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--holdout", type=Path, help=".npz with x and y, to compare loss and error on")
     parser.add_argument("--max-added-error", type=float, metavar="E", help="refuse a kind whose error grows by more")
     parser.add_argument("--json", action="store_true", help="print kind, sizes and errors as JSON")
+    parser.add_argument("--until-stdin-ends", action="store_true", help="give up when standard input is closed")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .tflite file to write")
     return parser
+
+
+def _end_with_stdin() -> None:
+    # Not through a buffer: a process that ends may not be waiting for one's lock.
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(1)  # sys.exit would end this thread only
 
 
 def _make(options: argparse.Namespace) -> tuple["Conversion", list[str]]:
@@ -77,7 +89,7 @@ def _make(options: argparse.Namespace) -> tuple["Conversion", list[str]]:
     weights = read_weights(options.weights) if options.weights else None
     calibration, holdout = _examples(options.calibration, bundle), _examples(options.holdout, bundle)
     refusals: list[str] = []
-    with native_stderr_to_log():
+    with steps_to_terminal():
         try:
             from pollen.compiler import inference  # noqa: PLC0415 - imports TensorFlow
         except ImportError as error:

@@ -28,7 +28,22 @@ _PROBABILITIES: Final = {
 # Other values of these change the loss in ways the device's graph doesn't know.
 _PLAIN: Final = {"ignore_class": None, "axis": -1, "reduction": "sum_over_batch_size"}
 _SETTINGS: Final = ("from_logits", "delta", "label_smoothing")
-_SHAPING: Final = (keras.layers.Flatten, keras.layers.Reshape, keras.layers.Dropout)
+# What leaves probabilities probabilities.
+_SHAPING: Final = tuple(
+    getattr(keras.layers, name)
+    for name in (
+        "Flatten",
+        "Reshape",
+        "Permute",
+        "RepeatVector",
+        "Cropping1D",
+        "Cropping2D",
+        "UpSampling1D",
+        "UpSampling2D",
+        "Identity",
+        "Dropout",
+    )
+)
 
 
 def parse(loss: Any, model: Any) -> Loss:
@@ -81,19 +96,22 @@ def _from_object(loss: Any) -> tuple[str, dict[str, Any]]:
 
 def _last_activation(model: Any) -> str:
     """The activation that made the output, looked for behind layers that only shape it."""
-    tensor = model.outputs[0]
-    while True:
-        layer = tensor._keras_history.operation
-        if not isinstance(layer, _SHAPING):
-            break
-        tensor = layer.input
+    history = model.outputs[0]._keras_history
+    layer = _unwrapped(history.operation)
+    while isinstance(layer, _SHAPING):
+        history = history.operation._inbound_nodes[history.node_index].input_tensors[0]._keras_history
+        layer = _unwrapped(history.operation)
     if isinstance(layer, keras.layers.Softmax):
         return "softmax"
     if hasattr(layer, "activation"):
         return activation_name(layer.activation) or "another activation"
     if isinstance(layer, keras.layers.ReLU | keras.layers.LeakyReLU | keras.layers.PReLU | keras.layers.ELU):
-        return str(layer.name)
+        return type(layer).__name__
     return "linear"
+
+
+def _unwrapped(layer: Any) -> Any:
+    return layer.layer if isinstance(layer, keras.layers.TimeDistributed) else layer
 
 
 def labels(loss: Loss, output_shape: Shape) -> tuple[Shape, str]:

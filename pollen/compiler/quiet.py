@@ -5,7 +5,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 logger = logging.getLogger(__name__)
 
@@ -27,3 +27,20 @@ def native_stderr_to_log() -> Iterator[None]:
             text = captured.read().decode(errors="replace")
     for line in text.splitlines():
         logger.debug("%s", line)
+
+
+@contextmanager
+def steps_to_terminal() -> Iterator[None]:
+    """Keep native output away; where stderr is a terminal, say there what the compiler is at, as it takes seconds."""
+    with ExitStack() as stack:
+        steps = logging.getLogger("pollen.compiler")
+        if sys.stderr.isatty():
+            handler = logging.StreamHandler(stack.enter_context(os.fdopen(os.dup(2), "w")))
+            handler.setLevel(logging.INFO)
+            stack.callback(steps.setLevel, steps.level)
+            steps.setLevel(logging.INFO)
+            steps.addHandler(handler)
+            stack.callback(steps.removeHandler, handler)
+        stack.enter_context(native_stderr_to_log())
+        steps.info("loading TensorFlow")
+        yield

@@ -60,6 +60,52 @@ def test_every_layer_and_activation_compiles_and_agrees_with_keras(every_layer_m
     assert all(code.CustomCode() is None for code in codes)
 
 
+def test_averages_of_many_values_are_exact() -> None:
+    import keras
+
+    from pollen import interpreter
+
+    layers = keras.layers
+    stack = [keras.Input((14, 14, 8)), layers.BatchNormalization(momentum=0.0), layers.Flatten(), layers.Dense(1)]
+    bundle = _compile(keras.Sequential(stack), batch=256)
+    x = np.maximum(np.random.default_rng(0).standard_normal((256, 14, 14, 8), np.float32), 0)
+    step = interpreter.load(bundle, "litert").gradient(bundle.weights, x, np.zeros((256, 1), np.float32), bundle.state)
+    exact = np.concatenate([moment(x.astype(np.float64), (0, 1, 2)) for moment in (np.mean, np.var)])
+    # Added up in one float32 they are off by 2e-6.
+    np.testing.assert_allclose(step.state, exact, rtol=0, atol=5e-7)
+
+
+def test_a_product_that_ends_tflite_runtime_is_refused() -> None:
+    import keras
+
+    def model(shape: tuple[int, ...]) -> Any:
+        start = keras.Input((2, 3, 4, 2))
+        scale = keras.layers.Reshape(shape)(keras.layers.Dense(8)(keras.layers.Flatten()(start)))
+        product = keras.layers.Multiply()([start, scale])
+        return keras.Model(start, keras.layers.Dense(1)(keras.layers.Flatten()(product)))
+
+    with pytest.raises(CompileError, match="which tflite-runtime can't compute; put a Reshape"):
+        _compile(model((2, 1, 4, 1)), batch=2)
+    _compile(model((1, 1, 4, 2)), batch=2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda keras, x: keras.Sequential([keras.layers.Dense(2)])(x), "its layers themselves"),
+        (lambda keras, x: keras.ops.sin(x), "an operation outside a layer; use a layer"),
+        (lambda keras, x: keras.layers.Multiply()([x, x]) * 2, "an operation outside a layer"),
+    ],
+    ids=["nested", "operation", "operator"],
+)
+def test_what_is_no_layer_is_named_with_what_to_use(make: Any, message: str) -> None:
+    import keras
+
+    start = keras.Input((4,))
+    with pytest.raises(CompileError, match=message):
+        _compile(keras.Model(start, keras.layers.Dense(1)(make(keras, start))))
+
+
 @pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy"])
 @pytest.mark.parametrize("logits", [True, False], ids=["logits", "probabilities"])
 def test_a_cross_entropy_takes_what_the_last_activation_gives(loss: str, logits: bool) -> None:

@@ -1,3 +1,7 @@
+import os
+import pty
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +98,26 @@ def test_a_model_file_that_can_not_be_read_gives_one_line(
     error = capfd.readouterr().err
     assert error.startswith(f"error: {path}: ")
     assert error.count("\n") == 1
+
+
+def test_on_a_terminal_compiling_says_what_it_is_at(dropout_model: Any, tmp_path: Path) -> None:
+    dropout_model.save(tmp_path / "gestures.keras")
+    master, terminal = pty.openpty()
+    words = ["gestures.keras", "--loss", "sparse_categorical_crossentropy", "-o", "gestures.bundle"]
+    script = f"from pollen.compiler.command import main; raise SystemExit(main({words!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        timeout=120,
+        check=True,
+    )
+    shown = os.read(master, 4096).decode().splitlines()
+    assert [line.split(" model")[0] for line in shown[:3]] == [
+        "loading TensorFlow",
+        "converting",
+        "comparing it with Keras",
+    ]
+    assert done.stdout.startswith(b"gestures.bundle: model gestures, 123 parameters")

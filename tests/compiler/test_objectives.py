@@ -32,6 +32,31 @@ def _decaying_all_but(optimizers: Any, name: str) -> Any:
     return optimizer
 
 
+def test_probabilities_are_recognised_behind_layers_that_only_shape_them() -> None:
+    import keras
+
+    layers = keras.layers
+    flatten = layers.Flatten()
+    ends: list[list[Any]] = [
+        [layers.TimeDistributed(layers.Dense(3, activation="softmax"))],
+        [layers.Dense(3, activation="softmax"), layers.Cropping1D(1), layers.Identity()],
+    ]
+    for end in ends:
+        model = keras.Sequential([keras.Input((5, 4)), *end])
+        assert not _compile(model, loss="sparse_categorical_crossentropy", batch=2).manifest.loss.from_logits
+    start = keras.Input((2, 3))
+    output = flatten(layers.Dense(3, activation="sigmoid")(layers.Reshape((6,))(flatten(start))))
+    assert not _compile(keras.Model(start, output), loss="binary_crossentropy", batch=2).manifest.loss.from_logits
+
+
+def test_a_layers_name_does_not_pass_for_its_activation() -> None:
+    import keras
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.ReLU(name="softmax")])
+    with pytest.raises(CompileError, match="this one ends with ReLU"):
+        _compile(model, loss="categorical_crossentropy")
+
+
 @pytest.mark.parametrize(
     ("loss", "activation", "message"),
     [

@@ -3,15 +3,18 @@
 import hashlib
 import importlib.util
 import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
 from edge_client.published_graph import PublishedGraph
+from edge_client.sampling import Sample
+from edge_client.settings import Inference as InferenceSettings
 from pollen import messages, topics
 from pollen.bundle import Bundle
 from pollen.encoding import named
@@ -19,6 +22,7 @@ from pollen.errors import InterpreterError, MessageError
 from pollen.interpreter import load
 from pollen.messages import Inference
 from tests.edge_client.fleet import FLEET, Device, Server, loaded, write_settings
+from tests.edge_client.test_shared_and_personal import bench
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow") is None, reason="making an inference graph needs TensorFlow"
@@ -197,7 +201,89 @@ def test_it_predicts_as_long_as_nothing_newer_is_known(published: PublishedGraph
     assert predicts is not None
     x = np.random.default_rng(0).standard_normal((5, 4, 2), np.float32)
     half = np.full(bundle.manifest.parameters, 0.5, np.float32)
-    np.testing.assert_allclose(predicts.predict(x), load(bundle).predict(half, x), atol=1e-5)
+    output = predicts(x)
+    assert output is not None
+    np.testing.assert_allclose(output, load(bundle).predict(half, x), atol=1e-5)
+    assert published.predictions == 5
+
+
+def sample(value: float, number: int) -> Sample:
+    return Sample(number, 0.0, 0.0, np.full((1, 2), value, np.float32), None)
+
+
+def rows_of_a_table(kind: str) -> bytes:
+    """A graph of the right shapes that looks up the rows named by the first value of the window, from 1 to 3, or as
+    many rows as there are values above 0: none is no output."""
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 4, 2), tf.float32, name="x")])  # type: ignore[untyped-decorator]
+    def infer(x: Any) -> dict[str, Any]:
+        rows = tf.cast(x[:, 0, 0], tf.int32) - 1 if kind == "no such row" else tf.where(x[0, :, 0] > 0)[:, 0]
+        y = tf.gather(tf.constant([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]]), rows)
+        y.set_shape((1, 2))
+        return {"y": y}
+
+    module = tf.Module()
+    module.infer = infer
+    saved = {"infer": infer.get_concrete_function()}
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(module, folder, signatures=saved)
+        return bytes(tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["infer"]).convert())
+
+
+@pytest.mark.parametrize("setting", ["always", "auto"])
+@pytest.mark.parametrize(("kind", "bad"), [("no such row", 7.0), ("no output", -1.0)])
+def test_a_graph_that_fails_when_it_runs_is_used_no_more(
+    bundle: Bundle, tmp_path: Path, kind: str, bad: float, setting: Literal["always", "auto"]
+) -> None:
+    graph = rows_of_a_table(kind)
+    with bench(tmp_path / "device") as device:
+        settings = replace(device.settings, inference=InferenceSettings(setting))
+        published = device.model.published = PublishedGraph(settings, tmp_path / "current.infer")
+        device.use(bundle, version=1)
+        learner = device.model.learner
+        assert learner is not None
+        if setting == "auto":  # measured with zeros
+            with pytest.raises(
+                InterpreterError, match=r"inference graph of model telemetry: it failed: .*out of bounds"
+            ):
+                published.take(message(bundle, graph, 1))
+        else:
+            published.take(message(bundle, graph, 1))
+            for value, version, predictions in ((2.0, 1, 1), (bad, -1, 1)):
+                scored = learner.prequential.count
+                device.model.observe([sample(value, number) for number in range(100, 105)])
+                assert learner.prequential.count == scored + 1
+                assert (published.version, published.predictions) == (version, predictions)
+        published.take(message(bundle, graph, 1))  # it comes again with every connection
+        assert published.version == -1
+
+
+def test_the_same_graph_again_is_measured_once(
+    published: PublishedGraph, bundle: Bundle, graph: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    published.use(load(bundle), bundle.digest)
+    for version in (7, 7, 8, 8):
+        published.take(message(bundle, graph, version))
+        assert published.version == version
+    assert caplog.text.count("is ready to predict") == 2
+    published.take(b"")
+    published.take(message(bundle, graph, 8))
+    assert published.version == 8, "what was withdrawn may come again"
+
+
+def test_a_server_that_begins_anew_takes_only_its_former_graphs_along(
+    published: PublishedGraph, bundle: Bundle, graph: bytes, tmp_path: Path
+) -> None:
+    published.use(load(bundle), bundle.digest)
+    published.take(message(bundle, graph, 2))
+    published.begun_anew(3)
+    assert published.version == 2
+    published.take(message(bundle, graph, 70))
+    published.begun_anew(3)
+    assert published.version == -1
+    assert not (tmp_path / "current.infer").exists()
 
 
 def test_a_full_disk_costs_the_copy_and_not_the_graph(

@@ -1,5 +1,6 @@
 """A device whose model takes integers (an Embedding) learns from its sensor's raw values."""
 
+import importlib.util
 import random
 
 import numpy as np
@@ -13,6 +14,8 @@ from edge_client.settings import Learner as LearnerSettings
 from edge_client.standardise import Standardiser
 from pollen.bundle import Bundle
 from pollen.interpreter import load
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="compiling needs TensorFlow")
 
 STATES = 12
 T = 4

@@ -168,10 +168,10 @@ def test_a_prediction_that_isnt_a_number_counts_as_very_wrong(bundles: Bundles) 
     assert one.prequential.error == 1e3
 
 
-def run(bundle: Bundle, plan: trainer.Plan, examples: int = 50) -> trainer.Trained:
+def training(bundle: Bundle, plan: trainer.Plan, examples: int) -> trainer.TrainingRun:
     one = learner(bundle, standardise=False)
     one.observe(sine(examples + 4), bundle.weights, bundle.state)
-    job = trainer.TrainingRun(
+    return trainer.TrainingRun(
         load(bundle),
         one.buffer,
         start=(bundle.weights, bundle.state),
@@ -181,6 +181,10 @@ def run(bundle: Bundle, plan: trainer.Plan, examples: int = 50) -> trainer.Train
         chance=random.Random(1),
         clock=SystemClock(),
     )
+
+
+def run(bundle: Bundle, plan: trainer.Plan, examples: int = 50) -> trainer.Trained:
+    job = training(bundle, plan, examples)
     while not job.advance(0.001):
         assert job.result is None
     assert job.result is not None
@@ -195,6 +199,13 @@ def test_training_makes_the_passes_and_steps_it_was_told(bundles: Bundles) -> No
     assert trained.loss_after < trained.loss_before
     short = run(bundle, trainer.Plan(epochs=3, max_steps=4, proximal_mu=0.0, learning_rate=None))
     assert (short.steps, len(short.serials)) == (4, 32)
+
+
+def test_training_gets_on_when_a_slice_is_shorter_than_a_step(bundles: Bundles) -> None:
+    bundle = bundles("forecast")
+    plan = trainer.Plan(epochs=1, max_steps=5, proximal_mu=0.0, learning_rate=None)
+    job = training(bundle, plan, examples=50)
+    assert [job.advance(0.0) for _ in range(6)] == [False] * 5 + [True]
 
 
 def test_the_proximal_term_keeps_the_weights_near_the_base(bundles: Bundles) -> None:

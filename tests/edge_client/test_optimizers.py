@@ -1,3 +1,4 @@
+import importlib.util
 import tracemalloc
 from dataclasses import replace
 from typing import Any
@@ -177,6 +178,7 @@ def test_a_schedule_goes_on_where_the_device_stopped_and_a_constant_takes_its_pl
     assert w[0] == -1.75
 
 
+@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="Keras needs TensorFlow")
 def test_schedules_are_keras_at_every_step() -> None:
     import keras
 

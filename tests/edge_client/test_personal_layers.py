@@ -10,7 +10,7 @@ from edge_client.outbox import Outbox, Reply
 from edge_client.personal_layers import Personal, layout_of
 from pollen.errors import StoreError
 from pollen.manifest import Tensor
-from tests.pollen.test_sharing import manifest
+from tests.pollen.manifests import manifest
 
 LIMIT = 2**22
 A, B, C = b"a" * 32, b"b" * 32, b"c" * 32

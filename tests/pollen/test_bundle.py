@@ -157,7 +157,7 @@ def test_fields_that_are_not_known_are_refused() -> None:
         ({"optimizer": SGD | {"learning_rate": PIECES | {"boundaries": ["3", 4.0]}}}, "'boundaries' must be a list"),
         ({"weights": [{"name": "a", "shape": [4]}, {"name": "a", "shape": [4]}]}, "names must be unique"),
         ({"weights": [{"name": "a", "shape": [9]}]}, r"weights are float32 \[8\], the manifest says float32 \[9\]"),
-        ({"weights": [{"name": "a", "shape": [-8, -1]}]}, "list of lengths"),
+        ({"weights": [{"name": "a", "shape": [-8, -1]}]}, "list of at most 8 lengths"),
         ({"weights": ["a"]}, "list of names and shapes"),
         ({"state": []}, r"state are float32 \[2\], the manifest says float32 \[0\]"),
         ({"input_dtype": "string"}, "dtypes must be float32 or int32"),
@@ -165,6 +165,8 @@ def test_fields_that_are_not_known_are_refused() -> None:
         ({"noise": [[3, 3]]}, "must start with the batch"),
         ({"noise": [7]}, "'noise' must be list"),
         ({"noise": [[]]}, "is empty"),
+        ({"noise": [[4, 2**23]] * 3}, "more than 67108864 random numbers"),
+        ({"label_shape": [2**64 - 1] * 9}, "at most 8 lengths"),
     ],
 )
 def test_a_manifest_that_can_not_be_is_refused(change: dict[str, Any], message: str) -> None:

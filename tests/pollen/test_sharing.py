@@ -8,31 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pollen.encoding import named
-from pollen.manifest import Loss, Manifest, Optimizer, Tensor
+from pollen.manifest import Manifest, Tensor
 from pollen.sharing import Sharing
-
-
-def manifest(weights: tuple[Tensor, ...], state: tuple[Tensor, ...] = (), personal: tuple[str, ...] = ()) -> Manifest:
-    return Manifest(
-        model="m",
-        weights=weights,
-        state=state,
-        frozen=(),
-        personal=personal,
-        input_shape=(2,),
-        input_dtype="float32",
-        input_below=0,
-        output_shape=(1,),
-        label_shape=(1,),
-        label_dtype="float32",
-        batch=4,
-        noise=(),
-        loss=Loss("mse", from_logits=False),
-        optimizer=Optimizer("sgd", 0.1, {}),
-        keras_version="3",
-        tensorflow_version="2",
-        architecture="{}",
-    )
+from tests.pollen.manifests import manifest
 
 
 @st.composite

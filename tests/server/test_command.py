@@ -79,6 +79,21 @@ def test_a_hook_that_cannot_be_imported_is_named_whatever_it_raises(tmp_path: Pa
     assert says in line
 
 
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"x": np.zeros((3, 2))}, "holds no array y"),
+        ({"X": np.zeros((3, 2)), "y": np.zeros((3, 2))}, "y is float64 [3, 2], the model takes numbers of"),
+        ({"X": np.full((3, 2), np.nan), "y": np.zeros(3)}, "x holds NaN or infinity"),
+    ],
+)
+def test_held_out_data_that_can_not_be_scored_are_refused_at_the_start(
+    tmp_path: Path, arrays: dict[str, np.ndarray], says: str
+) -> None:
+    np.savez(tmp_path / "heldout.npz", **arrays)
+    assert says in refusal(tmp_path, settings(tmp_path, '[evaluation]\ndata = "heldout.npz"\n'), 2)
+
+
 def test_a_variable_is_blamed_by_its_own_name(tmp_path: Path) -> None:
     path = settings(tmp_path)
     assert refusal(tmp_path, path, 2, POLLEN_LISTEN_PORT="x").startswith("error: POLLEN_LISTEN_PORT: listen.port = 'x'")

@@ -149,6 +149,20 @@ def test_a_server_that_stops_ends_what_it_is_making(folder: Path) -> None:
     assert "Traceback" not in log
 
 
+def test_a_server_that_is_killed_leaves_nobody_making_a_graph(folder: Path) -> None:
+    process, _ = start(folder, server_toml(folder, 'kinds = ["float32"]'))
+    deadline = time.monotonic() + 30
+    while not (children := psutil.Process(process.pid).children()):
+        assert time.monotonic() < deadline, "nothing was begun"
+        time.sleep(0.01)
+    process.kill()
+    process.communicate(timeout=60)
+    psutil.wait_procs(children, timeout=MAKING_S)
+    assert not children[0].is_running()
+    # It would overwrite what the next server's process makes.
+    assert not (folder / "state" / "inference" / "model.tflite").exists()
+
+
 # --- one model's graphs, without a server around them
 
 
@@ -192,6 +206,51 @@ def test_a_failure_is_one_line_and_the_next_version_is_tried_again(
     (folder / "away.npz").rename(folder / "heldout.npz")
     maker.make(4, bundle.shared, lambda: maker.published)
     assert [(message.version, message.kind) for message in maker.published] == [(4, "float32")]
+
+
+def test_a_process_that_is_killed_is_told_by_its_signal(
+    folder: Path, bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    maker = Maker(InferenceSettings(("float32",)), bundle, folder)
+    maker.graphs.advance(7, bundle.shared)
+    assert maker.graphs._process is not None
+    (folder / "inference" / "errors.txt").write_text("a warning of TensorFlow's\n")
+    maker.graphs._process.kill()
+    maker.make(7, bundle.shared, lambda: caplog.records)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("no inference graph of version 7: its process was ended by signal 9")
+
+
+def test_models_of_one_server_take_turns(folder: Path, bundle: Bundle, tmp_path: Path) -> None:
+    makers = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        makers.append(Maker(InferenceSettings(("float32",)), bundle, tmp_path / name))
+    one, two = (maker.graphs for maker in makers)
+    try:
+        one.advance(1, bundle.shared)
+        two.advance(1, bundle.shared)
+        assert (one._process is None, two._process is None) == (False, True)
+        one.close()
+        two.advance(1, bundle.shared)
+        assert two._process is not None
+    finally:
+        one.close()
+        two.close()
+
+
+def test_a_graph_that_can_not_be_begun_keeps_no_other_model_waiting(
+    folder: Path, bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "inference").write_text("in the way")
+    blocked = Maker(InferenceSettings(("float32",)), bundle, folder)
+    (tmp_path / "two").mkdir()
+    other = Maker(InferenceSettings(("float32",)), bundle, tmp_path / "two")
+    blocked.graphs.advance(1, bundle.shared)
+    assert "no inference graph of version 1" in caplog.text
+    other.graphs.advance(1, bundle.shared)
+    assert other.graphs._process is not None
+    other.graphs.close()
 
 
 def test_a_kind_that_loses_too_much_gives_way_to_the_next(

@@ -4,6 +4,7 @@ Always the same ones, so that a test run repeats; POLLEN_RANDOM_MODELS=100 draws
 """
 
 import os
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -163,7 +164,9 @@ def architectures(draw: Any) -> Architecture:
 def _shape_after(start: Shape, dtype: str, blocks: Sequence[Block]) -> Shape:
     import keras
 
+    before = random.getstate()  # Keras's layers take their seeds from there, Hypothesis wants it left alone
     built = Architecture(start, dtype, tuple(blocks)).build(keras.layers)
+    random.setstate(before)
     return tuple(built.output_shape[1:])
 
 

@@ -8,7 +8,7 @@ import keras
 from pollen.compiler.device_form import activations, dropout
 from pollen.compiler.device_form.convolution import multiply_patches, split_groups
 from pollen.compiler.device_form.dropout import HostNoiseDropout
-from pollen.compiler.device_form.normalisation import AdaptedNormalization, FoldedGroupNormalization
+from pollen.compiler.device_form.normalisation import AdaptedNormalization, FoldedGroupNormalization, average_by_axis
 from pollen.compiler.device_form.recurrent import unroll
 from pollen.errors import CompileError
 
@@ -56,6 +56,7 @@ def _bring_into_form(layer: Any, form: Form) -> None:
     unroll(layer)
     if form == "training":
         multiply_patches(layer)
+        average_by_axis(layer)
 
 
 def _freeze(source: Any, target: Any, frozen: Collection[str]) -> None:

@@ -35,6 +35,9 @@ _NEAREST: Final = {
     "GaussianDropout": "Dropout",
     "GaussianNoise": "Dropout",
     "AlphaDropout": "Dropout",
+    "Sequential": "its layers themselves, put into the model one by one",
+    "Functional": "its layers themselves, put into the model one by one",
+    "Masking": "sequences of one length, padded where they are made",
 }
 _REGULARIZERS: Final = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
 
@@ -58,6 +61,8 @@ def check(model: Any) -> None:
 
 def _problem(layer: Any) -> Problem:
     specific = check_of(layer)
+    if not isinstance(layer, keras.Layer):
+        return f"it is an operation outside a layer; use a layer that can be compiled: {', '.join(names())}"
     if specific is None:
         nearest = _NEAREST.get(type(layer).__name__)
         return "this version has no gradient for it; " + (
