@@ -8,8 +8,9 @@ import pytest
 
 from edge_client import optimizers, schedules
 from pollen.errors import BundleError
-from pollen.manifest import Loss, Manifest, Tensor
+from pollen.manifest import Manifest, Tensor
 from pollen.objective import Optimizer, Schedule
+from tests.pollen.manifests import manifest
 
 SGD = Optimizer("sgd", 0.1, {})
 MOMENTUM = Optimizer("momentum", 0.1, {"momentum": 0.9, "nesterov": 0.0})
@@ -36,26 +37,7 @@ def _floats(*values: float) -> Any:
 
 def _manifest(*sizes: int) -> Manifest:
     """A model of tensors of these sizes."""
-    return Manifest(
-        model="lin",
-        weights=tuple(Tensor(f"dense/{index}", (size,)) for index, size in enumerate(sizes)),
-        state=(),
-        frozen=(),
-        personal=(),
-        input_shape=(1,),
-        input_dtype="float32",
-        input_below=0,
-        output_shape=(1,),
-        label_shape=(1,),
-        label_dtype="float32",
-        batch=1,
-        noise=(),
-        loss=Loss("mse", from_logits=False),
-        optimizer=SGD,
-        keras_version="",
-        tensorflow_version="",
-        architecture="",
-    )
+    return manifest(*(Tensor(f"dense/{index}", (size,)) for index, size in enumerate(sizes)))
 
 
 def _with(optimizer: Optimizer, **settings: float) -> Optimizer:

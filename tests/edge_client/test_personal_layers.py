@@ -33,7 +33,7 @@ def found(outbox: Outbox, bundle: bytes, layout: str = HEAD) -> tuple[int, list[
 def test_a_layout_names_the_model_and_its_personal_tensors_alone() -> None:
     weights = (Tensor("body/kernel", (3, 2)), Tensor("head/kernel", (2, 1)), Tensor("head/bias", (1,)))
     state = (Tensor("norm/moving_mean", (2,)),)
-    shape = manifest(weights, state, ("head",))
+    shape = manifest(*weights, state=state, personal=("head",))
     assert layout_of(shape) == "m head/kernel[2, 1] head/bias[1]"
     assert layout_of(replace(shape, personal=("norm", "head"))) == layout_of(shape) + " norm/moving_mean[2]"
     assert layout_of(replace(shape, personal=())) == "m"

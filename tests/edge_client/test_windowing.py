@@ -7,7 +7,8 @@ import pytest
 
 from edge_client.windowing import Windower
 from pollen.errors import BundleError
-from pollen.manifest import Loss, Manifest, Optimizer, Tensor
+from pollen.manifest import Loss, Manifest
+from tests.pollen.manifests import manifest as plain
 
 
 def manifest(
@@ -19,25 +20,14 @@ def manifest(
     *,
     below: int = 0,
 ) -> Manifest:
-    return Manifest(
-        model="m",
-        weights=(Tensor("w", (1,)),),
-        state=(),
-        frozen=(),
-        personal=(),
+    return plain(
         input_shape=inputs,
         input_dtype="int32" if below else "float32",
         input_below=below,
         output_shape=outputs,
         label_shape=labels,
         label_dtype=dtype,
-        batch=4,
-        noise=(),
         loss=Loss(loss, from_logits=False),
-        optimizer=Optimizer("sgd", 0.1, {}),
-        keras_version="3",
-        tensorflow_version="2",
-        architecture="",
     )
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from pollen import interpreter
-from pollen.bundle import Bundle, Loss, Manifest, Optimizer, Tensor
+from pollen.bundle import Bundle, Tensor
 from pollen.errors import InterpreterError
 from pollen.interpreter import TrainingGraph
+from tests.pollen.manifests import manifest
 
 BATCH = 8
 
@@ -54,28 +55,9 @@ def stateful() -> TrainingGraph:
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(module, folder, signatures=signatures)
         content = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
-    manifest = Manifest(
-        model="line",
-        weights=(Tensor("w", (1,)),),
-        state=(Tensor("s", (1,)),),
-        frozen=(),
-        personal=(),
-        input_shape=(1,),
-        input_dtype="float32",
-        input_below=0,
-        output_shape=(1,),
-        label_shape=(1,),
-        label_dtype="float32",
-        batch=4,
-        noise=(),
-        loss=Loss("mse", from_logits=False),
-        optimizer=Optimizer("sgd", 0.1, {}),
-        keras_version="3",
-        tensorflow_version="2",
-        architecture="",
-    )
+    line = manifest(Tensor("w", (1,)), state=(Tensor("s", (1,)),), input_shape=(1,))
     return interpreter.load(
-        Bundle(manifest, content, np.ones(1, np.float32), np.ones(1, np.float32), np.zeros(0, np.float32))
+        Bundle(line, content, np.ones(1, np.float32), np.ones(1, np.float32), np.zeros(0, np.float32))
     )
 
 

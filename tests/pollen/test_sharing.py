@@ -23,7 +23,7 @@ def models(draw: st.DrawFn) -> Manifest:
     state = tuple(Tensor(f"{name}/s{i}", shape) for name, _, found in layers for i, shape in enumerate(found))
     able = sorted({tensor.layer for tensor in weights + state} - {"shared"})
     personal = draw(st.sets(st.sampled_from(able))) if able else set()
-    return manifest(weights, state, tuple(sorted(personal)))
+    return manifest(*weights, state=state, personal=tuple(sorted(personal)))
 
 
 def numbered(model: Manifest) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -77,7 +77,7 @@ def test_what_was_split_is_no_view_of_the_weights(model: Manifest) -> None:
 
 
 def test_without_personal_layers_joining_copies_nothing() -> None:
-    model = manifest((Tensor("a/kernel", (2, 3)),), (Tensor("b/moving_mean", (2,)),))
+    model = manifest(Tensor("a/kernel", (2, 3)), state=(Tensor("b/moving_mean", (2,)),))
     shared = np.arange(8, dtype=np.float32)
     weights, state = Sharing(model).join(shared, np.zeros(0, np.float32))
     assert np.shares_memory(weights, shared)
@@ -85,7 +85,7 @@ def test_without_personal_layers_joining_copies_nothing() -> None:
 
 
 def test_values_of_another_size_are_refused() -> None:
-    model = manifest((Tensor("a/kernel", (3,)), Tensor("b/kernel", (2,))), personal=("b",))
+    model = manifest(Tensor("a/kernel", (3,)), Tensor("b/kernel", (2,)), personal=("b",))
     sharing = Sharing(model)
     for shared, personal in ((2, 2), (3, 1), (5, 0), (2, 3)):
         with pytest.raises(ValueError, match=r"the model has \[3\] and \[2\]"):

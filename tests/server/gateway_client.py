@@ -11,9 +11,10 @@ import numpy as np
 
 from pollen import bridge, messages
 from pollen.bridge import Accepted, DeviceState, Frame, Hello, ModelMessage, ToDevice, Upload
-from pollen.bundle import Bundle, Loss, Manifest, Optimizer, Tensor
+from pollen.bundle import Bundle, Tensor
 from pollen.encoding import named
 from pollen.messages import Birth, Receipt, Session, Task, Update
+from tests.pollen.manifests import manifest
 
 DEADLINE_S = 5.0
 
@@ -21,27 +22,8 @@ DEADLINE_S = 5.0
 def bundle(sizes: tuple[int, ...] = (3, 2), value: float = 0.0, model: str = "small") -> Bundle:
     """A bundle whose weights are all `value`; the server never runs its graph."""
     tensors = tuple(Tensor(f"t{i}", (size,)) for i, size in enumerate(sizes))
-    manifest = Manifest(
-        model=model,
-        weights=tensors,
-        state=(),
-        frozen=(),
-        personal=(),
-        input_shape=(2,),
-        input_dtype="float32",
-        input_below=0,
-        output_shape=(1,),
-        label_shape=(1,),
-        label_dtype="float32",
-        batch=4,
-        noise=(),
-        loss=Loss("mse", False),
-        optimizer=Optimizer("sgd", 0.1, {}),
-        keras_version="3",
-        tensorflow_version="2",
-        architecture="",
-    )
-    return Bundle(manifest, b"not run here", np.full(sum(sizes), value, np.float32), *[np.zeros(0, np.float32)] * 2)
+    described = manifest(*tensors, model=model)
+    return Bundle(described, b"not run here", np.full(sum(sizes), value, np.float32), *[np.zeros(0, np.float32)] * 2)
 
 
 class GatewayClient:
