@@ -222,7 +222,7 @@ def test_a_model_that_can_not_be_compiled_is_refused_with_the_layers_name(output
     path = tmp_path / "own.keras"
     script = (
         "import sys, keras\n"
-        "layers = [keras.Input((8, 8)), keras.layers.LSTM(4, name='memory'), keras.layers.Dense(8)]\n"
+        "layers = [keras.Input((8, 8)), keras.layers.LSTM(4, dropout=0.2, name='memory'), keras.layers.Dense(8)]\n"
         "keras.Sequential(layers).save(sys.argv[1])\n"
     )
     subprocess.run([sys.executable, "-c", script, str(path)], check=True, capture_output=True)
