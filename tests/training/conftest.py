@@ -89,6 +89,7 @@ def agrees(devices: list[Device], tmp_path: Path, request: pytest.FixtureRequest
                 assert found.weights <= found.limit, where
                 assert found.state <= found.limit, where
                 assert found.losses <= found.loss_limit, where
+        keras.backend.clear_session()
 
     return run
 
