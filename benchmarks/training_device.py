@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.training_models import batch_of
-from edge_client import optimizers
+from edge_client.training import optimizers
 from pollen.bundle import Bundle
 from pollen.interpreter import load
 

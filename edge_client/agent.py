@@ -12,15 +12,15 @@ from typing import Final
 
 from edge_client import sensors, vitals
 from edge_client.clock import Clock, SystemClock
-from edge_client.delivery import Delivery
-from edge_client.device_model import DeviceModel
-from edge_client.events import Acknowledged, Connected, Event, Lost, ModelReceived, Received
-from edge_client.models import ModelStore
-from edge_client.outbox import Outbox
-from edge_client.sampling import Sampler
-from edge_client.session import MqttSession
+from edge_client.model.device_model import DeviceModel
+from edge_client.model.store import ModelStore
+from edge_client.network.delivery import Delivery
+from edge_client.network.events import Acknowledged, Connected, Event, Lost, ModelReceived, Received
+from edge_client.network.outbox import Outbox
+from edge_client.network.session import MqttSession
+from edge_client.sensors.sampling import Sampler
 from edge_client.settings import EdgeSettings
-from edge_client.worker import Worker
+from edge_client.training.worker import Worker
 from pollen import __version__, messages, systemd
 from pollen.errors import PollenError
 

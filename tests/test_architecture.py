@@ -22,10 +22,10 @@ OWN: dict[str, set[str]] = {
     "server": {"server", "pollen"},
 }
 FOREIGN: dict[str, set[str]] = {
-    "pollen": {"cbor2", "numpy", "ai_edge_litert", "tflite_runtime"},
+    "pollen": {"cbor2", "cryptography", "numpy", "ai_edge_litert", "tflite_runtime"},
     "pollen.compiler": {"cbor2", "numpy", "keras", "tensorflow", "ai_edge_litert"},
     "pollen.demo": {"numpy", "rich", "psutil", "paho", "matplotlib"},
-    "edge_client": {"numpy", "paho", "psutil"},
+    "edge_client": {"numpy", "paho", "psutil", "serial", "smbus2"},
     "gateway": {"grpc", "paho"},
     "server": {"flwr", "grpc", "matplotlib", "numpy"},
 }
@@ -108,7 +108,7 @@ def test_nobody_imports_what_is_not_theirs() -> None:
         ("edge_client.agent", "from pollen import compiler"),
         ("edge_client.agent", "def f():\n    import tensorflow"),
         ("gateway.intake", "import server.store"),
-        ("gateway.intake", "from edge_client.outbox import Outbox"),
+        ("gateway.intake", "from edge_client.network.outbox import Outbox"),
         ("pollen.cbor", "from pollen.demo.fleet import Fleet"),
         ("pollen.cbor", "import tensorflow as tf"),
         ("pollen.demo.models", "import keras"),

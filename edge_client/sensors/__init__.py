@@ -5,6 +5,7 @@ Two are built in, `host` and `replay`; any installed package brings more through
 """
 
 import importlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -22,19 +23,28 @@ Options = Mapping[str, Scalar]
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One measured quantity and its unit."""
+    """One measured quantity, its unit, and the range it can have; a value outside is a fault, like NaN."""
 
     name: str
     unit: str
+    low: float = -math.inf
+    high: float = math.inf
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
     """`values` float32 [k, C]: k >= 1 samples of all channels, oldest first; most sensors give k = 1, those with a
-    FIFO a burst. `label` is the class (int) or the target (float) of the last sample, where there is one."""
+    FIFO a burst. NaN stands for a channel without a value. `label` is the class (int) or the target (float) of the
+    last sample, where there is one. `time`: seconds of the sensor's own clock at the last sample, where it has one; it
+    may stand still or go backwards, and is only used to find gaps."""
 
     values: npt.NDArray[np.float32]
     label: float | int | None = None
+    time: float | None = None
+
+
+class EndOfStreamError(Exception):
+    """A recording has no more readings."""
 
 
 class Sensor(Protocol):
@@ -45,7 +55,11 @@ class Sensor(Protocol):
         """The C channels of every reading; fixed while the sensor lives."""
 
     def read(self) -> Reading | None:
-        """The newest values; None when the stream has ended. May raise SensorError: it is then opened again."""
+        """The newest values, None when there are none since the last call.
+
+        Raises SensorError when the hardware fails, and is then closed and opened again; EndOfStreamError at the end of
+        a recording.
+        """
 
     def close(self) -> None:
         """Release the hardware."""

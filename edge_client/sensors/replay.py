@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_client.sensors import Channel, Options, Reading
+from edge_client.sensors import Channel, EndOfStreamError, Options, Reading
 from edge_client.sensors.options import parse
 from pollen.errors import SettingsError
 
@@ -52,11 +52,11 @@ class ReplaySensor:
         """As named in the file; units are not recorded."""
         return self._channels
 
-    def read(self) -> Reading | None:
-        """The next row or window; None after the last, unless it loops."""
+    def read(self) -> Reading:
+        """The next row or window; EndOfStreamError after the last, unless it loops."""
         if self._next == len(self._x):
             if not self._loop:
-                return None
+                raise EndOfStreamError
             self._next = 0
         row = self._next
         self._next += 1

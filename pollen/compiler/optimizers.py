@@ -1,4 +1,4 @@
-"""The optimizers and learning-rate schedules a device can run, as constants for `edge_client.optimizers`."""
+"""The optimizers and learning-rate schedules a device can run, as constants for `edge_client.training.optimizers`."""
 
 from typing import Any, Final
 

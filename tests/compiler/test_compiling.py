@@ -178,7 +178,7 @@ def test_the_same_file_gives_the_same_bytes_in_two_processes(dropout_model: Any,
 def test_importing_pollen_and_the_commands_does_not_import_tensorflow() -> None:
     code = (
         "import sys, pollen, pollen.bundle, pollen.interpreter, pollen.compiler, pollen.compiler.command, "
-        "pollen.compiler.export, edge_client.optimizers; "
+        "pollen.compiler.export, edge_client.training.optimizers; "
         "sys.exit(bool({'tensorflow', 'keras', 'flwr', 'grpc', 'importlib.metadata'} & set(sys.modules)))"
     )
     environment = {"PYTHONPATH": str(Path(pollen.__file__).parents[1])}

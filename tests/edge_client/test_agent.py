@@ -192,9 +192,9 @@ def test_unsent_results_coalesce_into_one_update(server: Server, device: Devices
     task = server.task(bundle, version=4, config={"min_samples": 150, "max_steps": 1000})
     server.wait_for(lambda: "train task " + task.hex()[:8] in one.log(), 10, "the task")
     server.broker.stop()
-    made = one.log().count("edge_client.train_task: update")
+    made = one.log().count("edge_client.training.train_task: update")
     server.wait_for(
-        lambda: one.log().count("edge_client.train_task: update") >= made + 3, 30, "three trainings offline"
+        lambda: one.log().count("edge_client.training.train_task: update") >= made + 3, 30, "three trainings offline"
     )
     found = rows(one)
     assert [(row[0], row[1]) for row in found] == [(task, 0)]
@@ -412,8 +412,8 @@ def test_an_unsent_update_grows_on_after_a_restart(server: Server, device: Devic
     server.wait_for(lambda: rows(one), 20, "an update made offline")
     one.kill()
     two = device(wait=False, upload={"encoding": "q8"})
-    lives = two.log().count("edge_client.train_task: update")
-    server.wait_for(lambda: two.log().count("edge_client.train_task: update") > lives, 20, "another one")
+    lives = two.log().count("edge_client.training.train_task: update")
+    server.wait_for(lambda: two.log().count("edge_client.training.train_task: update") > lives, 20, "another one")
     server.broker.restart()
     update = server.update(task)
     assert update.base == 4

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_client import train_task, trainer
 from edge_client.settings import EdgeSettings
+from edge_client.training import train_task, trainer
 from pollen import encoding, settings
 from pollen.errors import SettingsError
 from server.settings import MAX_UPDATE_BYTES, TASK_NUMBERS, Publishing, Settings, Tasks, UploadLimits

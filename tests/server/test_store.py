@@ -186,7 +186,7 @@ def _foreign_in_wal_mode(path: Path) -> None:
 
 
 def _outbox(path: Path) -> None:
-    from edge_client.outbox import Outbox
+    from edge_client.network.outbox import Outbox
 
     Outbox(path, 10**6).close()
 

@@ -8,8 +8,8 @@ from flwr.app import Message, RecordDict
 from flwr.common import ndarrays_to_parameters
 from flwr.server.strategy import FedAvg
 
-from edge_client import trainer
 from edge_client.settings import Training
+from edge_client.training import trainer
 from server import AsyncClientManager, AsynchronousStrategy, AsyncServer, flower_private
 from server.streaming import Stream, Streaming
 from tests.server import streamed

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_client import optimizers
+from edge_client.training import optimizers
 from pollen import interpreter
 from pollen.bundle import Bundle
 

@@ -80,7 +80,7 @@ def test_the_proximal_term_is_part_of_the_loss_that_is_clipped() -> None:
     import keras
     import tensorflow as tf
 
-    from edge_client import optimizers
+    from edge_client.training import optimizers
     from pollen import interpreter
 
     mu = 0.7

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from edge_client import trainer
 from edge_client.settings import Training
+from edge_client.training import trainer
 from server.rules.arithmetic import BLOCK
 from server.rules.paflm import PAFLM
 from tests.server.rules.vectors import PRECISIONS, Dtype, incoming, vector

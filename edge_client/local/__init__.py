@@ -1,0 +1,1 @@
+"""What the device shows to those beside it: status, predictions, and what is wrong."""

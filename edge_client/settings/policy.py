@@ -1,0 +1,28 @@
+"""When the device may train."""
+
+from dataclasses import dataclass
+
+from edge_client.settings.limits import at_least
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """`[policy]`: training waits while any of these says so; sampling, predicting and sending go on.
+
+    `max_temperature_celsius` (0: any); `max_load`: 1-minute load per core (0: any); `min_battery_percent` while on
+    battery; `while_throttled`: train although the board lowers its clock or reports too low a voltage; `quiet_hours`:
+    "22:00-06:00", local time; `duty_cycle`: share of the time that may be spent computing, 0 to 1.
+    """
+
+    max_temperature_celsius: float = 80.0
+    max_load: float = 0.0
+    min_battery_percent: float = 20.0
+    while_throttled: bool = False
+    quiet_hours: str = ""
+    duty_cycle: float = 1.0
+
+    def __post_init__(self) -> None:
+        at_least(0.0, max_temperature_celsius=self.max_temperature_celsius, max_load=self.max_load)
+        at_least(0.0, min_battery_percent=self.min_battery_percent)
+        if not 0.0 < self.duty_cycle <= 1.0:
+            raise ValueError(f"duty_cycle = {self.duty_cycle} must be above 0, at most 1")

@@ -1,0 +1,1 @@
+"""The server's tasks, carried out in slices."""
