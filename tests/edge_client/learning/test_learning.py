@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.edge_client.learning.test_windowing import manifest
 
 from edge_client.clock import SystemClock
 from edge_client.learning.learner import Learner
@@ -23,6 +22,7 @@ from pollen.bundle import Bundle
 from pollen.errors import MessageError
 from pollen.interpreter import load
 from pollen.manifest import Loss
+from tests.edge_client.learning.test_windowing import manifest
 
 Bundles = Callable[[str], Bundle]
 

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from tests.edge_client.model.test_shared_and_personal import bench
 
 from edge_client.model.published_graph import PublishedGraph
 from edge_client.sensors.sampling import Sample
@@ -23,6 +22,7 @@ from pollen.errors import InterpreterError, MessageError
 from pollen.interpreter import load
 from pollen.messages import Inference
 from tests.edge_client.fleet import FLEET, Device, Server, loaded, write_settings
+from tests.edge_client.model.test_shared_and_personal import bench
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow") is None, reason="making an inference graph needs TensorFlow"

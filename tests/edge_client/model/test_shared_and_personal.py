@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.edge_client.learning.test_learning import sine
 
 from edge_client.clock import SystemClock
 from edge_client.learning.prequential import FADE
@@ -29,6 +28,7 @@ from pollen.messages import Snapshot, Task, Update
 from pollen.objective import Schedule
 from pollen.sharing import Sharing
 from tests.edge_client.fleet import LIMIT, decoded
+from tests.edge_client.learning.test_learning import sine
 
 Bundles = Callable[[str], Bundle]
 WINDOW, CHANNELS = 4, 2
