@@ -2,7 +2,8 @@
 
 A bundle is one canonical CBOR map: format `v`, `manifest`, `graph` (a .tflite file with the signatures
 `grad` and `infer`), `weights` (float32 [P]), `state` (float32 [S]), `frozen` (float32 [C]) and `digest`, the SHA-256
-of the canonical encoding of the map without it. The same model compiled twice gives the same bytes.
+of the canonical encoding of the map without it. The same model compiled twice gives the same bytes. A server that signs
+its models adds `sig` (see `pollen.signing`), which is no part of the digest.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ from pollen import atomic, cbor, manifest
 from pollen.errors import BundleError, MessageError
 from pollen.manifest import Loss, Manifest, Optimizer, Shape, Tensor
 from pollen.sharing import Sharing
+from pollen.signing import SIGNATURE_BYTES
 
 __all__ = ["Bundle", "Floats", "Loss", "Manifest", "Optimizer", "Shape", "Tensor"]
 
@@ -32,6 +34,8 @@ class Bundle:
 
     `frozen` stands in the graph too, as constants; here so that a Keras model can be made of the bundle again.
 
+    `signature`: 72 bytes as in `pollen.signing`, None for none; here it isn't checked.
+
     Raises BundleError when sizes disagree with the manifest or a value isn't finite.
     """
 
@@ -40,6 +44,7 @@ class Bundle:
     weights: Floats
     state: Floats
     frozen: Floats
+    signature: bytes | None = None
     digest: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -66,9 +71,20 @@ class Bundle:
         shared.flags.writeable = False
         return shared
 
+    def values(self) -> dict[str, Floats]:
+        """A copy of the first values of every tensor, personal and frozen ones included, by name."""
+        tensors = self.manifest.weights + self.manifest.state + self.manifest.frozen
+        flat = np.concatenate([self.weights, self.state, self.frozen])
+        ends = np.cumsum([tensor.size for tensor in tensors])
+        return {
+            tensor.name: flat[end - tensor.size : end].reshape(tensor.shape)
+            for tensor, end in zip(tensors, ends, strict=True)
+        }
+
     def to_bytes(self) -> bytes:
         """The bundle file's content."""
-        return cbor.encode(self._content() | {"digest": self.digest})
+        signature = {} if self.signature is None else {"sig": self.signature}
+        return cbor.encode(self._content() | {"digest": self.digest} | signature)
 
     @classmethod
     def from_bytes(cls, payload: bytes, source: str) -> Self:
@@ -127,7 +143,10 @@ class Bundle:
                 f"bundle format {version}, this software reads {FORMAT}; upgrade pollen-fl or compile again"
             )
         digest = manifest.get(content, "digest", bytes)
-        del content["digest"]
+        signature = manifest.get(content, "sig", bytes) if "sig" in content else None
+        if signature is not None and len(signature) != SIGNATURE_BYTES:
+            raise BundleError(f"its signature has {len(signature)} bytes instead of {SIGNATURE_BYTES}; fetch it again")
+        content = {name: value for name, value in content.items() if name not in ("digest", "sig")}
         if digest != _digest(content):
             raise BundleError("its digest doesn't match its content; compile or fetch it again")
         bundle = cls(
@@ -136,6 +155,7 @@ class Bundle:
             weights=manifest.get(content, "weights", np.ndarray),
             state=manifest.get(content, "state", np.ndarray),
             frozen=manifest.get(content, "frozen", np.ndarray),
+            signature=signature,
         )
         if bundle.digest != digest:
             raise BundleError("it holds fields this software doesn't know; upgrade pollen-fl or compile it again")

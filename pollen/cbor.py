@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pollen.errors import MessageError
 
 MULTI_DIMENSIONAL = 40  # RFC 8746, section 3.1.1: [shape, typed array], row-major
-TYPED_ARRAYS: dict[int, str] = {72: "<i1", 84: "<f2", 85: "<f4", 86: "<f8"}  # RFC 8746, section 2
+TYPED_ARRAYS: dict[int, str] = {70: "<u4", 72: "<i1", 84: "<f2", 85: "<f4", 86: "<f8"}  # RFC 8746, section 2
 MAX_DEPTH = 8
 MAX_ITEMS = 20_000
 MAX_RANK = 8
@@ -28,7 +28,7 @@ Array = npt.NDArray[Any]
 
 
 def encode(value: Any) -> bytes:
-    """Encode maps, lists, numbers, text, bytes and numpy arrays (int8, float16, float32, float64) canonically.
+    """Encode maps, lists, numbers, text, bytes and numpy arrays (int8, uint32, float16, float32, float64) canonically.
 
     The same value gives the same bytes (RFC 8949, section 4.2.1), so digests can be taken of them.
     """
@@ -105,11 +105,11 @@ def _with_tags(value: Any) -> Any:
 
 
 def typed_array(array: Array) -> cbor2.CBORTag:
-    """The RFC 8746 form of `array`: tag 40 over [shape, tag 72, 84 or 85 over its little-endian bytes]."""
+    """The RFC 8746 form of `array`: tag 40 over [shape, one of `TYPED_ARRAYS` over its little-endian bytes]."""
     tag = _TAG_OF_DTYPE.get(array.dtype)
     if tag is None:
         raise TypeError(
-            f"arrays of dtype {array.dtype} have no place on the wire; use int8, float16, float32 or float64"
+            f"arrays of dtype {array.dtype} have no place on the wire; use int8, uint32, float16, float32 or float64"
         )
     return cbor2.CBORTag(MULTI_DIMENSIONAL, [list(array.shape), cbor2.CBORTag(tag, array.tobytes())])
 
@@ -131,7 +131,7 @@ def _array_of(tag: cbor2.CBORTag) -> Array:
         raise ValueError("a typed array must stand inside tag 40 [shape, array]")
     shape, inner = tag.value
     if not isinstance(inner, cbor2.CBORTag) or inner.tag not in TYPED_ARRAYS or not isinstance(inner.value, bytes):
-        raise ValueError("tag 40 must hold an int8, float16, float32 or float64 typed array")
+        raise ValueError("tag 40 must hold an int8, uint32, float16, float32 or float64 typed array")
     if not isinstance(shape, list | tuple) or len(shape) > MAX_RANK:
         raise ValueError(f"an array's shape must be a list of at most {MAX_RANK} lengths")
     if not all(type(length) is int and length >= 0 for length in shape):

@@ -16,6 +16,7 @@ SUMMARIES = {
     "inference": "make a small graph that only predicts, in float32 or quantised",
     "model": "list, export and roll back the versions of a server's model",
     "plot": "draw a run's history as PNG files",
+    "sign-key": "make the keys of signed models",
 }
 
 

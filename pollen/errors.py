@@ -24,6 +24,10 @@ class MessageError(PollenError):
         self.kind: Malformed = kind
 
 
+class SignatureError(PollenError):
+    """A model isn't signed by the key that this device trusts; nothing of it may be used."""
+
+
 class BundleError(PollenError):
     """A model bundle is damaged, of another format, or doesn't fit its manifest."""
 

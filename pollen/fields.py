@@ -9,9 +9,9 @@ from pollen.errors import MessageError
 
 MAX_TEXT: Final = 1024
 MAX_ENTRIES: Final = 256
-# A map's names come back in histories and logs: 32 of 64 characters hold any device's metrics.
+# A map's names come back in histories and logs: 64 of 64 characters hold any device's metrics.
 MAX_NAME: Final = 64
-MAX_NAMED: Final = 32
+MAX_NAMED: Final = 64
 MAX_WHOLE: Final = 2**63 - 1
 
 _REQUIRED: Final = object()
@@ -89,7 +89,7 @@ class Fields:
         raise self._wrong(name, "one of " + ", ".join(choices))
 
     def reals(self, name: str) -> dict[str, float]:
-        """A map from at most 32 names of at most 64 characters to finite numbers, empty when the field is missing."""
+        """A map from at most 64 names of at most 64 characters to finite numbers, empty when the field is missing."""
         entries = self._entries(name)
         if not all(_is_finite(value) for value in entries.values()):
             raise self._wrong(name, "a map of finite numbers")

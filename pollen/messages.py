@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from pollen import cbor
 from pollen.errors import MessageError
 from pollen.fields import Fields
+from pollen.signing import SIGNATURE_BYTES
 
 VERSION: Final = 1
 SMALL_BYTES: Final = 64 * 1024  # limit for every message that carries no tensors
@@ -40,7 +41,8 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """A device came online, and what it is. `ram_bytes` is the machine's memory, `models` what it can train."""
+    """A device came online, and what it is. `ram_bytes` is the machine's memory, `models` what it can train, `clock`
+    "synchronised", "unsynchronised" (then it accepts certificates outside their dates), or "" where it can't know."""
 
     session: Session
     software: str = ""
@@ -51,6 +53,7 @@ class Birth:
     ram_bytes: int = 0
     sensors: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    clock: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """Measurements of a device by name, at most 32; units are in the names (rss_bytes, temperature_celsius, …)."""
+    """Measurements of a device by name, at most 64; units are in the names (rss_bytes, temperature_celsius, …)."""
 
     values: Mapping[str, float]
 
@@ -143,19 +146,21 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The weights of one version, as named wire tensors; `digest` is SHA-256 of the flat float32 vector."""
+    """The weights of one version, as named wire tensors; `digest` is SHA-256 of the flat float32 vector; `signature`
+    as in `pollen.signing`, None for none."""
 
     model: str
     version: int
     digest: bytes
     weights: Any
+    signature: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Inference:
     """A graph of one version that only predicts, made by the server: `graph` a .tflite file with the signature
     `infer(x[1, …]) -> y`, `digest` its SHA-256, `bundle` the compiled model's. `metrics`: what was lost on the server's
-    data, see `pollen.compiler.inference.Conversion`."""
+    data, see `pollen.compiler.inference.Conversion`. `signature` as in `pollen.signing`, None for none."""
 
     model: str
     version: int
@@ -164,6 +169,7 @@ class Inference:
     digest: bytes
     graph: bytes
     metrics: Mapping[str, float] = field(default_factory=dict)
+    signature: bytes | None = None
 
 
 Message = Birth | Death | Task | Update | Result | Receipt | Vitals | Head | Snapshot | Inference
@@ -181,16 +187,13 @@ def _to_map(message: Message) -> dict[str, Any]:
             return {"online": True, "boot": session.boot, "conn": session.connection, **known}
         case Death(session=session, reason=reason):
             return {"online": False, "boot": session.boot, "conn": session.connection, "reason": reason}
-        case Update(against=None):
-            names = tuple(name for name in Update.__slots__ if name != "against")
-            return {_KEYS.get(name, name): getattr(message, name) for name in names}
         case _:
-            names = type(message).__slots__
-            return {_KEYS.get(name, name): getattr(message, name) for name in names}
+            values = ((name, getattr(message, name)) for name in type(message).__slots__)
+            return {_KEYS.get(name, name): value for name, value in values if value is not None}
 
 
 # Shorter on the wire, spelled out in the code.
-_KEYS: Final = {"samples": "n"}
+_KEYS: Final = {"samples": "n", "signature": "sig"}
 
 
 def decode_state(payload: bytes) -> Birth | Death:
@@ -209,6 +212,7 @@ def decode_state(payload: bytes) -> Birth | Death:
         ram_bytes=f.whole("ram_bytes", 0),
         sensors=f.texts("sensors"),
         models=f.texts("models"),
+        clock=f.text("clock", ""),
     )
 
 
@@ -282,7 +286,13 @@ def decode_head(payload: bytes) -> Head:
 def decode_snapshot(payload: bytes, limit_bytes: int) -> Snapshot:
     """Decode `m/<model>/weights`; its tensors are not yet checked against a model. Raises MessageError."""
     f = _open(payload, limit_bytes, "weights")
-    return Snapshot(f.text("model"), f.whole("version"), f.bytes("digest", DIGEST_BYTES), f.any("weights"))
+    return Snapshot(
+        model=f.text("model"),
+        version=f.whole("version"),
+        digest=f.bytes("digest", DIGEST_BYTES),
+        weights=f.any("weights"),
+        signature=f.bytes_or_none("sig", SIGNATURE_BYTES),
+    )
 
 
 def decode_inference(payload: bytes, limit_bytes: int) -> Inference:
@@ -296,6 +306,7 @@ def decode_inference(payload: bytes, limit_bytes: int) -> Inference:
         digest=f.bytes("digest", DIGEST_BYTES),
         graph=f.any("graph"),
         metrics=f.reals("metrics"),
+        signature=f.bytes_or_none("sig", SIGNATURE_BYTES),
     )
     if not isinstance(message.graph, bytes) or hashlib.sha256(message.graph).digest() != message.digest:
         raise MessageError(f"infer: the graph of version {message.version} doesn't match its digest")

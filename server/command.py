@@ -14,6 +14,7 @@ from pollen import service
 from pollen.bundle import Bundle
 from pollen.encoding import named
 from pollen.errors import PollenError, SettingsError
+from pollen.signing import SigningKey
 from pollen.systemd import notify
 from server import evaluation, lifecycle
 from server.async_server import AsyncServer
@@ -92,7 +93,13 @@ def _service(model: ServedModel, hub: GatewayHub, stop: threading.Event) -> Mode
     # FedAvg waits for two clients by default; here one device that is there is enough.
     strategy.min_available_clients = strategy.min_fit_clients = strategy.min_evaluate_clients = 1
     history = AsyncHistory(model.folder / lifecycle.HISTORY, keep=HISTORY_IN_MEMORY)
-    grid = GatewayGrid(bundle, hub=hub, task_ttl_s=settings.task.ttl_s, update_limit_bytes=settings.limits.update_bytes)
+    grid = GatewayGrid(
+        bundle,
+        hub=hub,
+        task_ttl_s=settings.task.ttl_s,
+        update_limit_bytes=settings.limits.update_bytes,
+        signing_key=None if settings.signing_key is None else SigningKey.read(settings.signing_key),
+    )
     server = AsyncServer(
         strategy,
         AsyncClientManager(),

@@ -56,7 +56,7 @@ def scalars(config: Mapping[str, object]) -> dict[str, Scalar]:
 
 
 def finite(metrics: Mapping[str, object]) -> dict[str, float]:
-    """Those of `metrics` that are finite numbers; the first 32 with names of at most 64 characters, as for devices
+    """Those of `metrics` that are finite numbers; the first 64 with names of at most 64 characters, as for devices
     behind gateways: histories keep them, and a client may send any number."""
     numbers = (
         (name, float(value))

@@ -25,6 +25,7 @@ from pollen.errors import MessageError
 from pollen.fields import MAX_TEXT
 from pollen.identity import node_id
 from pollen.messages import Receipt, Scalar, TaskKind
+from pollen.signing import SigningKey
 from server import flower_private, flower_replies
 from server.arrays import flatten
 from server.bridge_service import Listen
@@ -73,7 +74,8 @@ class GatewayGrid(Grid):
 
     Gateways dial in at `listen` (port 0: a free one; see `port`), or with `hub` at that one, which serves several
     models: then fleet and listen are the hub's, and closing the Grid leaves the hub open. task_ttl_s: seconds after
-    which an unanswered task is sent to its device again. update_limit_bytes: larger updates are refused unread.
+    which an unanswered task is sent to its device again. update_limit_bytes: larger updates are refused unread. With
+    `signing_key` models are signed, for devices that take no others.
 
     What a strategy gets, whatever a device sends: for a train message the arrays and the metrics `num-examples` and
     `train_loss`, for an evaluate message `num-examples`, `eval_loss` and `eval_error`, for a query `num-examples` and
@@ -89,10 +91,11 @@ class GatewayGrid(Grid):
         hub: GatewayHub | None = None,
         task_ttl_s: float = 600.0,
         update_limit_bytes: int = 16 * 1024 * 1024,
+        signing_key: SigningKey | None = None,
     ) -> None:
         self._hub = hub or GatewayHub(fleet=fleet, listen=listen)
         self._owns_hub = hub is None
-        self.link = self._hub.add(bundle, task_ttl_s)
+        self.link = self._hub.add(bundle, task_ttl_s, signing_key)
         if self._owns_hub:
             self._hub.start()
         self.update_limit_bytes = update_limit_bytes

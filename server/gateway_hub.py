@@ -8,6 +8,7 @@ from pollen.bridge import Accepted, DeviceState, DeviceVitals, Frame, ToDevice, 
 from pollen.bundle import Bundle
 from pollen.errors import MessageError, SettingsError
 from pollen.messages import Receipt
+from pollen.signing import SigningKey
 from server.bridge_service import BridgeService, Listen, Stream, serve
 from server.delivery import read
 from server.gateway_link import Delivery, GatewayLink
@@ -43,15 +44,16 @@ class GatewayHub:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def add(self, bundle: Bundle, task_ttl_s: float) -> GatewayLink:
-        """The link of a further model. Raises SettingsError for a second one of the same name, or after `start`."""
+    def add(self, bundle: Bundle, task_ttl_s: float, signing_key: SigningKey | None = None) -> GatewayLink:
+        """The link of a further model, signed with `signing_key` if there is one. Raises SettingsError for a second
+        one of the same name, or after `start`."""
         name = bundle.manifest.model
         if self._server is not None:
             raise SettingsError(f"model {name!r}: the hub has started; make every GatewayGrid before that")
         if name in self._roster.served:
             raise SettingsError(f"model {name!r} is there twice; compile one of them with another --name")
         self._roster.served.add(name)
-        self._links.append(GatewayLink(bundle, self._roster, task_ttl_s))
+        self._links.append(GatewayLink(bundle, self._roster, task_ttl_s, signing_key))
         return self._links[-1]
 
     def start(self) -> None:

@@ -7,7 +7,7 @@ goes to devices may be sent twice; a device that has already done a task answers
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pollen import messages
@@ -15,6 +15,7 @@ from pollen.bridge import Accepted, ModelMessage, ToDevice
 from pollen.bundle import Bundle
 from pollen.encoding import named
 from pollen.messages import Head, Inference, Snapshot, Task, TaskKind
+from pollen.signing import Kind, SigningKey, Subject
 from server.bridge_service import Stream
 from server.model import digest
 from server.roster import Roster
@@ -42,15 +43,18 @@ class Delivery:
 class GatewayLink:
     """Speaks to the devices of one model, whose uploads a `GatewayHub` brings. All methods may be called by any thread.
 
-    task_ttl_s: an unanswered task is sent again after so many seconds.
+    task_ttl_s: an unanswered task is sent again after so many seconds. With `signing_key` what is published is signed.
     """
 
-    def __init__(self, bundle: Bundle, roster: Roster, task_ttl_s: float) -> None:
+    def __init__(
+        self, bundle: Bundle, roster: Roster, task_ttl_s: float, signing_key: SigningKey | None = None
+    ) -> None:
         self.bundle = bundle
         self.name = bundle.manifest.model
         self.started = False  # whether the tasks of an earlier process are known: a model is published after them
         self.closed = False
         self._task_ttl_s = task_ttl_s
+        self._key = signing_key
         self._roster = roster
         self._changed = roster.changed
         self._inbox: deque[Delivery] = deque()
@@ -60,7 +64,9 @@ class GatewayLink:
         self._sent_at: dict[tuple[str, TaskKind], float] = {}
         # An inference graph of an earlier run, whose versions may have been others, is taken back.
         self._models = {
-            "bundle": ModelMessage(self.name, "bundle", bundle.to_bytes()),
+            "bundle": ModelMessage(
+                self.name, "bundle", replace(bundle, signature=self._sign("bundle", 0, bundle.digest)).to_bytes()
+            ),
             "infer": ModelMessage(self.name, "infer", b""),
         }
         self._resend_checked_at = 0.0
@@ -85,7 +91,8 @@ class GatewayLink:
         """Make `weights` [P] the retained snapshot that devices train from."""
         fingerprint = digest(weights)
         tensors = named(weights, self.bundle.manifest.shared)
-        snapshot = messages.encode(Snapshot(self.name, version, fingerprint, tensors))
+        signature = self._sign("weights", version, fingerprint)
+        snapshot = messages.encode(Snapshot(self.name, version, fingerprint, tensors, signature))
         head = messages.encode(Head(self.name, version, fingerprint, self.bundle.digest, len(snapshot), time.time()))
         with self._changed:
             self._models["weights"] = ModelMessage(self.name, "weights", snapshot)
@@ -99,7 +106,8 @@ class GatewayLink:
 
     def publish_inference(self, message: Inference) -> None:
         """Make `message` the retained graph that devices predict with."""
-        frame = ModelMessage(self.name, "infer", messages.encode(message))
+        signature = self._sign("infer", message.version, message.digest)
+        frame = ModelMessage(self.name, "infer", messages.encode(replace(message, signature=signature)))
         with self._changed:
             self._models["infer"] = frame
             for stream in self._roster.streams:
@@ -181,6 +189,10 @@ class GatewayLink:
             self._inbox.clear()
             self._inbox_bytes = 0
             self._changed.notify_all()
+
+    def _sign(self, kind: Kind, version: int, fingerprint: bytes) -> bytes | None:
+        subject = Subject(kind, self.name, version, fingerprint, self.bundle.digest)
+        return None if self._key is None else self._key.sign(subject)
 
     # --- what the hub brings; it holds the lock
 

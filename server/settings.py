@@ -37,6 +37,7 @@ TASK_NUMBERS: Final[dict[str, tuple[float, float, bool]]] = {
     "min_samples": (1, 2**31, True),
     "skip_below_norm": (0.0, 1e30, False),
     "skips": (0, 1000, True),
+    "topk_share": (1e-6, 1.0, False),
 }
 
 
@@ -79,7 +80,8 @@ class Merging:
 class Tasks:
     """`[task]`: `ttl_s` until an unanswered task is sent again; `config`: hyperparameters for the devices
     (learning_rate, epochs, max_steps, proximal_mu, min_samples: new examples to train on, skip_below_norm: train on
-    rather than send a smaller update, skips: how often in a row, and encoding: f32, f16, q8)."""
+    rather than send a smaller update, skips: how often in a row, and encoding: f32, f16, q8, or topk with topk_share).
+    """
 
     ttl_s: float = 600.0
     config: dict[str, Scalar] = field(default_factory=dict)
@@ -188,9 +190,10 @@ class UploadLimits:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
     """What server.toml says of one model: in `[models.<name>]`, or at the top where there is one only. `bundle` is made
-    by `pollen compile`."""
+    by `pollen compile`; `signing_key`, by `pollen sign-key`, proves to devices whose model it is."""
 
     bundle: Path | None = None
+    signing_key: Path | None = None
     merge: Merging = field(default_factory=Merging)
     task: Tasks = field(default_factory=Tasks)
     publish: Publishing = field(default_factory=Publishing)

@@ -77,6 +77,23 @@ def test_a_bundle_written_is_read_back_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["lin.bundle"]
 
 
+def test_every_tensors_first_values_go_by_its_name() -> None:
+    frozen = replace(MANIFEST, frozen=(Tensor("fixed/scale", ()), Tensor("fixed/bias", (1, 2))), personal=("norm",))
+    read = replace(_bundle(), manifest=frozen, frozen=np.array([7, 8, 9], np.float32))
+    assert {name: values.tolist() for name, values in read.values().items()} == {
+        "dense/kernel": [[0, 1], [2, 3], [4, 5]],
+        "dense/bias": [6, 7],
+        "norm/mean": [0.5, 2],
+        "fixed/scale": 7,
+        "fixed/bias": [[8, 9]],
+    }
+
+
+def test_only_a_moving_variance_is_one() -> None:
+    names = ["norm/moving_variance", "wrapper/norm/moving_variance", "norm/moving_mean", "moving_variance/kernel"]
+    assert [Tensor(name, (1,)).is_variance for name in names] == [True, True, False, False]
+
+
 def test_the_digest_is_the_sha256_of_the_canonical_map_without_it() -> None:
     content = cbor2.loads(_bundle().to_bytes())
     digest = content.pop("digest")

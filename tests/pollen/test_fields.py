@@ -23,8 +23,8 @@ GETTERS: dict[str, tuple[Callable[[Fields], Any], list[Any], list[Any]]] = {
     "choice": (lambda f: f.choice("x", ("a", "b")), ["a", "b"], ["c", "", 1, ["a"], np.zeros(3), np.zeros(0), None]),
     "reals": (
         lambda f: f.reals("x"),
-        [{}, {"a": 1, "b": 2.5}, {"a" * 64: 1}, {str(n): 1 for n in range(32)}],
-        [{"a": float("nan")}, {1: 1}, {"a": True}, {"a" * 65: 1}, {str(n): 1 for n in range(33)}, [], None],
+        [{}, {"a": 1, "b": 2.5}, {"a" * 64: 1}, {str(n): 1 for n in range(64)}],
+        [{"a": float("nan")}, {1: 1}, {"a": True}, {"a" * 65: 1}, {str(n): 1 for n in range(65)}, [], None],
     ),
     "scalars": (
         lambda f: f.scalars("x"),
@@ -36,7 +36,7 @@ GETTERS: dict[str, tuple[Callable[[Fields], Any], list[Any], list[Any]]] = {
             {"a": b"b"},
             {"a": "a" * 1025},
             {"a" * 65: 1},
-            {str(n): 1 for n in range(33)},
+            {str(n): 1 for n in range(65)},
             None,
         ],
     ),

@@ -48,7 +48,7 @@ def load(folder: Path, text: str) -> Settings:
         ("[task.config]\nmax_steps = 0", "task.config.max_steps = 0 must be a whole number from 1 to 100000"),
         ("[task.config]\nproximal_mu = -0.1", "task.config.proximal_mu = -0.1 must be a number from 0 to"),
         ("[task.config]\nmin_samples = 0", "task.config.min_samples = 0 must be a whole number from 1 to 2147483648"),
-        ('[task.config]\nencoding = "q4"', "task.config.encoding = 'q4' must be one of f32, f16, q8"),
+        ('[task.config]\nencoding = "q4"', "task.config.encoding = 'q4' must be one of f32, f16, q8, topk"),
         ("[task.config]\nencoding = 8", "task.config.encoding = 8 must be one of"),
         ("[listen]\nport = 7070\nca = 'x'", "listen.ca, certificate and key belong together"),
     ],
@@ -63,7 +63,7 @@ def test_a_setting_that_cannot_work_is_refused_by_file_and_field(tmp_path: Path,
 
 def test_everything_a_task_may_say_is_taken(tmp_path: Path) -> None:
     config = 'learning_rate = 0.1\nepochs = 2\nmax_steps = 10\nproximal_mu = 0\nencoding = "q8"\nmin_samples = 1\n'
-    config += "skip_below_norm = 0.5\nskips = 3\n"
+    config += "skip_below_norm = 0.5\nskips = 3\ntopk_share = 0.1\n"
     loaded = load(tmp_path, "[task.config]\n" + config)
     assert set(loaded.task.config) == {*TASK_NUMBERS, "encoding"}
 
@@ -72,7 +72,7 @@ def test_the_limits_on_a_task_are_those_of_the_devices() -> None:
     assert TASK_NUMBERS["epochs"][1] == trainer.MAX_EPOCHS
     assert TASK_NUMBERS["max_steps"][1] == trainer.MAX_STEPS
     assert TASK_NUMBERS["min_samples"][1] == train_task.LARGEST_WAIT
-    for name in ("learning_rate", "proximal_mu"):
+    for name in ("learning_rate", "proximal_mu", "topk_share"):
         least, most, _ = TASK_NUMBERS[name]
         for value in (least, most):
             trainer.plan(EdgeSettings("d", "f", "m").training, {name: value})

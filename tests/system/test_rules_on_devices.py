@@ -20,7 +20,7 @@ def contribution(running: Whole, device: str) -> np.ndarray:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("encoding", ["f32", "q8"])
+@pytest.mark.parametrize("encoding", ["f32", "q8", "topk"])
 def test_with_area_the_model_is_the_mean_of_the_devices_last_models_whatever_is_killed(
     whole: Callable[..., Whole], bundle_file: Path, encoding: str
 ) -> None:
