@@ -7,7 +7,7 @@ only one for 32-bit Raspberry Pis). Every array handed out is a copy; none alias
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -87,13 +87,14 @@ class TrainingGraph:
         self._full_weight = np.ones(manifest.batch, np.float32)
         # Made at the first short batch, then kept.
         self._padded: dict[str, Array] = {}
-        batch = manifest.batch
-        state = {"s": (manifest.state_size,)} if manifest.state_size else {}
+        batch, size = manifest.batch, manifest.state_size
+        state, after = ({name: (size,)} if size else {} for name in ("s", "s_new"))
         common = {"w": (manifest.parameters,), "x": (batch, *manifest.input_shape), **state}
         noise = {f"u{index}": shape for index, shape in enumerate(manifest.noise)}
         labels = {"y": (batch, *manifest.label_shape), "sample_weight": (batch,)}
-        self._grad = self._signature("grad", common | labels | noise)
-        self._infer = self._signature("infer", common)
+        step: dict[str, Shape] = {"g": (manifest.parameters,), "loss": (1,), **after}
+        self._grad = self._signature("grad", common | labels | noise, step)
+        self._infer = self._signature("infer", common, {"y": (batch, *manifest.output_shape)})
 
     def gradient(
         self,
@@ -105,7 +106,7 @@ class TrainingGraph:
         *,
         sample_weight: Floats | None = None,
     ) -> Step:
-        """The loss of one batch and its gradient with respect to `w`.
+        """The loss of one batch and its gradient with respect to `w`. Raises InterpreterError when the graph fails.
 
         `w` float32 [P], `x` [b, …] and `y` [b, …] as the manifest says, 1 ≤ b ≤ batch; `state` float32 [S]
         (may be left out when S is 0); `sample_weight` float32 [b], ≥ 0: as Keras has it, the loss is the sum of the
@@ -144,7 +145,8 @@ class TrainingGraph:
     def predict(self, w: Floats, x: Array, state: Floats | None = None) -> Floats:
         """The model's output, float32 [n, …], for any number of examples `x` [n, …]; dropout is off.
 
-        Raises ValueError for wrong shapes, and for integers that aren't among the model's.
+        Raises ValueError for wrong shapes, and for integers that aren't among the model's, InterpreterError when the
+        graph fails.
         """
         batch, shape = self.manifest.batch, self.manifest.output_shape
         x = checked_inputs(self.manifest, x)
@@ -157,19 +159,42 @@ class TrainingGraph:
             output[start : start + batch] = y[: len(part)]
         return output
 
-    def _signature(self, name: str, expected: dict[str, Shape]) -> Any:
-        """The interpreter's runner of one signature, after its inputs were compared with the manifest."""
+    def _signature(
+        self, name: str, inputs: dict[str, Shape], outputs: dict[str, Shape]
+    ) -> Callable[..., dict[str, Floats]]:
+        """What runs one signature, after its inputs and outputs were compared with the manifest."""
         try:
             runner = self._interpreter.get_signature_runner(name)
-            inputs = {key: tuple(item["shape"].tolist()) for key, item in runner.get_input_details().items()}
+            taken, given = (
+                {key: tuple(item["shape"].tolist()) for key, item in details.items()}
+                for details in (runner.get_input_details(), runner.get_output_details())
+            )
         except (RuntimeError, ValueError) as error:
             raise InterpreterError(f"model {self.manifest.model}: {message_of(error)}; compile it again") from error
-        if inputs != expected:
-            raise InterpreterError(
-                f"model {self.manifest.model}: the graph's {name} takes {inputs}, "
-                f"its manifest says {expected}; compile it again"
-            )
-        return runner
+        for word, found, expected in (("takes", taken, inputs), ("gives", given, outputs)):
+            if found != expected:
+                raise InterpreterError(
+                    f"model {self.manifest.model}: the graph's {name} {word} {found}, "
+                    f"its manifest says {expected}; compile it again"
+                )
+
+        def run(**values: Array) -> dict[str, Floats]:
+            try:
+                results: dict[str, Floats] = runner(**values)
+            except (RuntimeError, ValueError) as error:
+                raise InterpreterError(
+                    f"model {self.manifest.model}: the graph's {name} failed: {message_of(error)}; compile it again"
+                ) from error
+            # What a graph says of itself isn't what it does: a [1] would be broadcast.
+            if any(results[key].shape != shape or results[key].dtype != np.float32 for key, shape in outputs.items()):
+                found = {key: f"{value.dtype} {list(value.shape)}" for key, value in results.items()}
+                raise InterpreterError(
+                    f"model {self.manifest.model}: the graph's {name} gives {found}, "
+                    f"its manifest says float32 {outputs}; compile it again"
+                )
+            return results
+
+        return run
 
     @staticmethod
     def _flat(name: str, values: Floats, size: int) -> Floats:

@@ -37,6 +37,11 @@ class Tensor:
         """The Keras layer it belongs to: what stands before the first slash of its name."""
         return self.name.partition("/")[0]
 
+    @property
+    def is_variance(self) -> bool:
+        """Whether it is a BatchNormalization's moving variance, of which there is no root below 0."""
+        return self.name.rpartition("/")[2] == "moving_variance"
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:

@@ -57,7 +57,7 @@ class GlobalModel:
         self._withdrawn: tuple[tuple[int, int], ...] = ()
         self._clock = clock
         views = named(self.weights, self.tensors)
-        self._variances = [view for name, view in views.items() if name.endswith("/moving_variance")]
+        self._variances = [views[tensor.name] for tensor in self.tensors if tensor.is_variance]
 
     def advance(self) -> None:
         """Count a change of `weights`, which has just been made, as the next version.

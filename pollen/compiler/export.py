@@ -14,7 +14,6 @@ import numpy as np
 from pollen import atomic
 from pollen.bundle import Bundle, Floats
 from pollen.compiler.quiet import native_stderr_to_log
-from pollen.encoding import named
 from pollen.errors import CompileError, PollenError
 
 EXAMPLES = """examples:
@@ -43,15 +42,8 @@ def export_bundle(bundle: Bundle, source: Path, weights: Mapping[str, Floats], o
     out = _keras_name(out_path)
     from pollen.compiler import models  # noqa: PLC0415
 
-    manifest = bundle.manifest
-    first: dict[str, Floats] = {}
-    for values, tensors in (
-        (bundle.weights, manifest.weights),
-        (bundle.state, manifest.state),
-        (bundle.frozen, manifest.frozen),
-    ):
-        first |= named(values, tensors)
-    _export(models.from_architecture(manifest.architecture, source), source, first | dict(weights), out)
+    model = models.from_architecture(bundle.manifest.architecture, source)
+    _export(model, source, bundle.values() | dict(weights), out)
 
 
 def _keras_name(path: Path | str) -> Path:

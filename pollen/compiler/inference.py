@@ -15,8 +15,7 @@ from pollen import interpreter, scoring
 from pollen.bundle import Bundle, Floats
 from pollen.compiler import device_form, graph, models, weights
 from pollen.compiler.quiet import native_stderr_to_log
-from pollen.compiler.verification import TOLERANCE, relative_difference
-from pollen.encoding import named
+from pollen.compiler.verification import TOLERANCE, random_inputs, relative_difference
 from pollen.errors import CompileError, InterpreterError
 from pollen.examples import Array, Examples
 from pollen.inference_graph import InferenceGraph
@@ -90,24 +89,22 @@ def _check_error(what: str, metrics: Mapping[str, float], most: float) -> None:
 def _values(bundle: Bundle, shared: Mapping[str, Floats]) -> dict[str, Floats]:
     """Every float variable by name."""
     manifest = bundle.manifest
-    known = {tensor.name: tensor.shape for tensor in manifest.shared}
+    known = {tensor.name: tensor for tensor in manifest.shared}
     if shared and set(shared) != set(known):
         missing, extra = sorted(set(known) - set(shared)), sorted(set(shared) - set(known))
         raise CompileError(f"the weights don't fit model {manifest.model}; missing {missing}, unknown {extra}")
-    parts = ((bundle.weights, manifest.weights), (bundle.state, manifest.state), (bundle.frozen, manifest.frozen))
-    values = {name: value for flat, tensors in parts for name, value in named(flat, tensors).items()}
+    values = bundle.values()
     for name, array in shared.items():
-        if array.dtype != np.float32 or array.shape != known[name] or not np.isfinite(array).all():
-            raise CompileError(f"weights {name!r} must be finite float32 {list(known[name])}")
+        tensor = known[name]
+        if array.dtype != np.float32 or array.shape != tensor.shape or not np.isfinite(array).all():
+            raise CompileError(f"weights {name!r} must be finite float32 {list(tensor.shape)}")
         # Merge rules and lossy encodings may overshoot, and a variance below 0 has no root.
-        values[name] = np.maximum(array, 0) if name.endswith("moving_variance") else array
+        values[name] = np.maximum(array, 0) if tensor.is_variance else array
     return values
 
 
 def _model(manifest: Manifest, values: Mapping[str, Floats]) -> Any:
     source = f"bundle of model {manifest.model}"
-    if not manifest.architecture:
-        raise CompileError(f"{source}: it holds no Keras architecture; compile it again")
     model, _ = device_form.copy(models.from_architecture(manifest.architecture, source), "inference")
     for tensor, variable in weights.variables(model).all():
         if tensor.name not in values:
@@ -163,7 +160,7 @@ def _compare(
 ) -> dict[str, float]:
     """What the graph answers beside what the training graph does with the same weights. Raises CompileError."""
     manifest = bundle.manifest
-    found = examples or Examples(_random(manifest), None)
+    found = examples or Examples(random_inputs(manifest, RANDOM, np.random.default_rng(0)), None)
     flat = [
         np.concatenate([np.zeros(0, np.float32), *(values[tensor.name].ravel() for tensor in tensors)])
         for tensors in (manifest.weights, manifest.state)
@@ -187,11 +184,3 @@ def _compare(
             metrics[f"{prefix}loss"] = scoring.mean_loss(manifest.loss, answer, found.y)
             metrics[f"{prefix}error"] = float(scoring.errors(manifest.loss, answer, found.y).mean())
     return metrics
-
-
-def _random(manifest: Manifest) -> Array:
-    rng = np.random.default_rng(0)
-    shape = (RANDOM, *manifest.input_shape)
-    if manifest.input_dtype == "int32":
-        return rng.integers(0, manifest.input_below, shape, np.int32)
-    return rng.standard_normal(shape, np.float32)

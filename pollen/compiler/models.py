@@ -36,6 +36,8 @@ def from_architecture(text: str, source: Path | str) -> Any:
 
     Only layers that can be compiled are made: nothing in `text` is executed.
     """
+    if not text:
+        raise CompileError(f"{source}: it holds no Keras architecture; compile it again, or give the .keras file")
     try:
         model = keras.models.model_from_json(text)
     except Exception as error:

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from pollen import interpreter
-from pollen.bundle import Bundle, Floats
+from pollen.bundle import Bundle, Floats, Manifest
 from pollen.compiler import device_form, weights
 from pollen.compiler.graph import loss_and_gradients
 from pollen.errors import CompileError
@@ -19,7 +19,7 @@ ATTEMPTS: Final = 3
 
 
 def check(bundle: Bundle, model: Any, frozen: Collection[str] = ()) -> float:
-    """Compare loss, gradient, state and prediction on random batches; the worst relative difference of the best batch.
+    """Compare loss, gradient, state and prediction on a random batch; the worst relative difference.
 
     `frozen`: the layers that were frozen for this bundle.
 
@@ -38,7 +38,11 @@ def check(bundle: Bundle, model: Any, frozen: Collection[str] = ()) -> float:
 
     # In a graph, as train_on_batch is: there Keras takes the loss of softmax and sigmoid from their logits.
     traced = tf.function(reference, autograph=False)
-    differences = [_compare(bundle, device, model, traced, seed) for seed in range(ATTEMPTS)]
+    differences = []
+    for seed in range(ATTEMPTS):
+        differences.append(_compare(bundle, device, model, traced, seed))
+        if max(differences[-1].values()) <= TOLERANCE:
+            break
     best = min(differences, key=lambda found: max(found.values()))
     worst = max(best.values())
     if not worst <= TOLERANCE:
@@ -55,7 +59,7 @@ def _compare(
 ) -> dict[str, float]:
     manifest = bundle.manifest
     rng = np.random.default_rng(seed)
-    x = _inputs(bundle, rng)
+    x = random_inputs(manifest, manifest.batch, rng)
     y = _labels(bundle, rng)
     noise = [rng.random(shape, np.float32) for shape in manifest.noise]
     weight = rng.random(manifest.batch, np.float32) + np.float32(0.5)
@@ -77,9 +81,9 @@ def _compare(
     }
 
 
-def _inputs(bundle: Bundle, rng: np.random.Generator) -> Any:
-    manifest = bundle.manifest
-    shape = (manifest.batch, *manifest.input_shape)
+def random_inputs(manifest: Manifest, count: int, rng: np.random.Generator) -> Any:
+    """`count` inputs [count, …] that the model takes: normally distributed, or any of its integers."""
+    shape = (count, *manifest.input_shape)
     if manifest.input_dtype == "int32":
         return rng.integers(0, manifest.input_below, shape, np.int32)
     return rng.standard_normal(shape, np.float32)

@@ -32,8 +32,8 @@ def dropout_bundle(dropout_model: Any) -> Bundle:
 
 
 @pytest.fixture(scope="session")
-def every_layer_model() -> Any:
-    """One model with every layer and activation that can be compiled."""
+def every_activation_model() -> Any:
+    """One model with every activation that can be compiled, between layers of many kinds."""
     import keras
 
     from pollen.compiler.layers import ACTIVATIONS

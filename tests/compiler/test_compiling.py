@@ -50,8 +50,8 @@ def test_compiling_leaves_the_model_as_it_was(dropout_model: Any, dropout_bundle
     dropout_model(np.zeros((2, 6), np.float32), training=True)
 
 
-def test_every_layer_and_activation_compiles_and_agrees_with_keras(every_layer_model: Any) -> None:
-    bundle = _compile(every_layer_model, batch=4, name="everything")
+def test_every_activation_compiles_and_agrees_with_keras(every_activation_model: Any) -> None:
+    bundle = _compile(every_activation_model, batch=4, name="everything")
     from ai_edge_litert import schema_py_generated as schema
 
     root = schema.Model.GetRootAs(bundle.graph, 0)
@@ -114,33 +114,6 @@ def test_a_cross_entropy_takes_what_the_last_activation_gives(loss: str, logits:
     assert bundle.manifest.loss == Loss(loss, from_logits=logits)
     sparse = loss.startswith("sparse")
     assert bundle.manifest.label_shape == (() if sparse else (3,))
-
-
-def test_a_graph_that_differs_from_keras_is_not_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pollen.compiler import graph
-
-    convert = graph.convert
-    wrong = _dense_model()
-
-    def convert_another(_model: Any, noisy: Any, manifest: Any) -> bytes:
-        import keras
-
-        doubled = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="tanh")])
-        return convert(doubled, noisy, manifest)
-
-    monkeypatch.setattr(graph, "convert", convert_another)
-    with pytest.raises(CompileError, match=r"differs from Keras \(loss by .*gradient by .*prediction by"):
-        _compile(wrong, batch=4)
-
-
-@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
-def test_a_result_that_is_not_finite_is_no_agreement(wrong: float) -> None:
-    from pollen.compiler.verification import relative_difference
-
-    expected = np.array([1.0, 4.0], np.float32)
-    assert relative_difference(expected + np.float32(1), expected) == 0.25
-    assert relative_difference(np.array([1.0, wrong], np.float32), expected) == np.inf
-    assert relative_difference(expected, np.array([1.0, wrong], np.float32)) == np.inf
 
 
 def test_the_same_file_gives_the_same_bytes_in_two_processes(dropout_model: Any, tmp_path: Path) -> None:
@@ -210,6 +183,15 @@ def _refusals() -> dict[str, tuple[Callable[[Any], Any], str]]:
     def shared_dropout(keras: Any) -> Any:
         a, drop = keras.Input((3,)), keras.layers.Dropout(0.5, name="twice")
         return keras.Model(a, keras.layers.Dense(2)(drop(keras.layers.Dense(3)(drop(a)))))
+
+    def alone_and_wrapped(keras: Any) -> Any:
+        a, twice = keras.Input((5, 3)), keras.layers.Dense(3, name="twice")
+        return keras.Model(a, keras.layers.TimeDistributed(twice, name="steps")(twice(a)))
+
+    def wrapped_twice(keras: Any) -> Any:
+        a, twice = keras.Input((5, 3)), keras.layers.Dense(3, name="twice")
+        first, second = (keras.layers.TimeDistributed(twice, name=name) for name in ("first", "second"))
+        return keras.Model(a, second(first(a)))
 
     def operation(keras: Any) -> Any:
         a = keras.Input((3,))
@@ -333,6 +315,11 @@ def _refusals() -> dict[str, tuple[Callable[[Any], Any], str]]:
             "drop_1.*noise_shape",
         ),
         "shared-dropout": (shared_dropout, r"layer 'twice' \(Dropout\) can't be compiled: it is used more than once"),
+        "alone-and-wrapped": (
+            alone_and_wrapped,
+            r"layer 'steps' \(TimeDistributed\) .*: it shares its kernel with layer 'twice' \(Dense\); give it a layer",
+        ),
+        "wrapped-twice": (wrapped_twice, r"layer 'second' .*shares its kernel with layer 'first' \(TimeDistributed\)"),
         "half-precision": (
             sequential(lambda layers: layers.Dense(3, dtype="mixed_float16", name="dense_1")),
             "dense_1.*dtype policy is mixed_float16; use float32",

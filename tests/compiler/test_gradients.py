@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pollen.errors import CompileError
+
 ACTIVATIONS = ["relu", "relu6", "leaky_relu", "elu", "selu", "softsign"]
 
 
@@ -180,3 +182,39 @@ def test_a_pooling_has_tensorflows_gradient_also_between_equals(kind: str, paddi
         return tf.concat(pooled, 0)
 
     assert _difference(function, function, *inputs) < 1e-5
+
+
+# What is differentiated, given TensorFlow and an input [4, 4, 4, 4], and what the error must say.
+REFUSED: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
+    "Conv2D": (lambda tf, x: tf.nn.conv2d(x, np.ones((2, 2, 4, 3)), 1, "VALID", data_format="NCHW"), "channels_last"),
+    "Conv2D in groups": (lambda tf, x: tf.nn.conv2d(x, np.ones((2, 2, 2, 4)), 1, "VALID"), "in groups"),
+    "DepthwiseConv2dNative": (
+        lambda tf, x: tf.nn.depthwise_conv2d(
+            x, np.ones((2, 2, 4, 1), np.float32), [1] * 4, "VALID", data_format="NCHW"
+        ),
+        "channels_last",
+    ),
+    "MaxPool": (lambda tf, x: tf.nn.max_pool2d(x, 2, 2, "VALID", data_format="NCHW"), "channels_last"),
+    "AvgPool": (lambda tf, x: tf.nn.avg_pool2d(x, 2, 2, "VALID", data_format="NCHW"), "channels_last"),
+    "GatherV2": (lambda tf, x: tf.gather(x, [0, 2], axis=1), "another axis than the first"),
+    "StridedSlice": (lambda _, x: x[::-1], "its step is negative"),
+    "StridedSlice up to a value": (lambda tf, x: x[: tf.cast(x[0, 0, 0, 0], tf.int32)], "aren't fixed; use constants"),
+    "Tile": (lambda tf, x: tf.tile(x, [1, 1, 1, tf.cast(x[0, 0, 0, 0], tf.int32)]), "aren't fixed; use constants"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_an_op_that_its_gradient_is_not_written_for_is_named(case: str) -> None:
+    import tensorflow as tf
+
+    from pollen.compiler.gradients import overrides
+
+    function, message = REFUSED[case]
+
+    def traced(x: Any) -> Any:
+        with tf.compat.v1.get_default_graph().gradient_override_map(overrides()):
+            return tf.gradients(tf.reduce_sum(function(tf, x)), x)
+
+    op = case.partition(" ")[0]
+    with pytest.raises(CompileError, match=rf"op '\w+.*' \({op}\) can't be compiled: .*{message}"):
+        tf.function(traced, autograph=False).get_concrete_function(tf.TensorSpec((4, 4, 4, 4)))

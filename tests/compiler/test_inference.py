@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ class Trained:
         import keras
 
         from pollen.compiler import compile as compile_model
-        from pollen.compiler import weights
+        from pollen.compiler import verification, weights
 
         keras.utils.set_random_seed(11)
         self.keras = keras.Sequential(build(keras.layers), name=build.__name__)
@@ -92,11 +93,7 @@ class Trained:
                 value[:] = np.abs(value)
         for tensor, variable in weights.variables(self.keras).all():
             variable.assign(self.shared[tensor.name])
-        shape = (300, *manifest.input_shape)
-        if manifest.input_dtype == "int32":
-            self.x: Any = rng.integers(0, manifest.input_below, shape, np.int32)
-        else:
-            self.x = rng.standard_normal(shape, np.float32)
+        self.x = verification.random_inputs(manifest, 300, rng)
         self.expected = self.keras.predict(self.x, verbose=0)
         self.holdout = Examples(self.x, self.expected.argmax(-1).astype(np.int32))
 
@@ -207,6 +204,14 @@ def test_weights_that_do_not_fit_are_refused(trained: Trained, change: Any, says
     change(shared)
     with pytest.raises(CompileError, match=says):
         trained.make("float32", shared=shared)
+
+
+def test_a_bundle_without_an_architecture_is_refused(trained: Trained) -> None:
+    from pollen.compiler import inference
+
+    bare = replace(trained.bundle, manifest=replace(trained.bundle.manifest, architecture=""))
+    with pytest.raises(CompileError, match="model mlp: it holds no Keras architecture; compile it again"):
+        inference.make(bare, "float32")
 
 
 def test_integers_throughout_need_calibration(trained: Trained) -> None:

@@ -105,10 +105,12 @@ def test_a_long_sequence_is_warned_of_and_a_longer_one_refused(caplog: pytest.Lo
 PROGRAM = """
 import sys, keras, pollen.compiler
 from pollen.compiler import models
+layers = keras.layers
 for _ in range(int(sys.argv[3])):
-    x = keras.Input((5, 3))
-    y = keras.layers.Bidirectional(keras.layers.GRU(3, return_sequences=True))(x)
-    keras.Model(x, keras.layers.LSTM(2)(keras.layers.MultiHeadAttention(1, 2)(y, y)))
+    x = keras.Input((5, 4, 3))
+    y = layers.BatchNormalization()(layers.SeparableConv2D(2, 2)(layers.Conv2D(4, 3, padding="same")(x)))
+    y = layers.Bidirectional(layers.GRU(3, return_sequences=True))(layers.Reshape((4, 6))(layers.Dropout(0.1)(y)))
+    keras.Model(x, layers.LSTM(2)(layers.MultiHeadAttention(1, 2)(y, y)))
 model = models.load(sys.argv[1])
 pollen.compiler.compile(model, loss="mse", batch=4, name="model").write(sys.argv[2])
 """
@@ -118,8 +120,10 @@ def test_the_bytes_do_not_depend_on_the_models_made_before(tmp_path: Path) -> No
     import keras
 
     layers = keras.layers
-    reading = keras.Input((5, 3))
-    x = layers.TimeDistributed(layers.Dense(4))(reading)
+    reading = keras.Input((5, 6, 2))
+    x = layers.Conv2D(4, 3, padding="same", groups=2)(reading)
+    x = layers.Dropout(0.3)(layers.BatchNormalization()(layers.SeparableConv2D(3, 2, padding="same")(x)))
+    x = layers.TimeDistributed(layers.Dense(4))(layers.Reshape((5, 18))(x))
     x = layers.Bidirectional(layers.GRU(3, return_sequences=True))(x)
     x = layers.MultiHeadAttention(2, 3)(x, x)
     model = keras.Model(reading, layers.Dense(2)(layers.LSTM(4)(x)))
@@ -130,7 +134,7 @@ def test_the_bytes_do_not_depend_on_the_models_made_before(tmp_path: Path) -> No
         arguments = [str(tmp_path / "model.keras"), str(outputs[-1]), str(made_before)]
         subprocess.run(
             [sys.executable, "-c", PROGRAM, *arguments],
-            env=os.environ | {"PYTHONPATH": str(Path(pollen.__file__).parents[1])},
+            env=os.environ | {"PYTHONPATH": str(Path(pollen.__file__).parents[1]), "PYTHONHASHSEED": f"{made_before}"},
             check=True,
             timeout=300,
         )

@@ -1,5 +1,6 @@
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -44,21 +45,27 @@ def stateful() -> TrainingGraph:
         g = tf.reshape(tf.reduce_sum(2.0 * error[:, 0] * x[:, 0] * share), [1])
         return {"loss": loss, "g": g, "s_new": s + tf.reduce_mean(x, axis=0)}
 
-    column, scalar = tf.TensorSpec([4, 1]), tf.TensorSpec([1])
+    return interpreter.load(_by_hand(1, grad, lambda w, x, s: {"y": w * x + s}))
+
+
+def _by_hand(size: int, grad: Callable[..., Any], infer: Callable[..., Any]) -> Bundle:
+    """A bundle of w [size], s [size], x [4, size] and y [4, 1] with these two functions."""
+    import tensorflow as tf
+
+    w, x, y, weight = (tf.TensorSpec(shape) for shape in ([size], [4, size], [4, 1], [4]))
     module = tf.Module()
     module.grad = tf.function(grad, autograph=False)
-    module.infer = tf.function(lambda w, x, s: {"y": w * x + s}, autograph=False)
+    module.infer = tf.function(infer, autograph=False)
     signatures = {
-        "grad": module.grad.get_concrete_function(scalar, column, column, tf.TensorSpec([4]), scalar),
-        "infer": module.infer.get_concrete_function(scalar, column, scalar),
+        "grad": module.grad.get_concrete_function(w, x, y, weight, w),
+        "infer": module.infer.get_concrete_function(w, x, w),
     }
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(module, folder, signatures=signatures)
         content = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
-    line = manifest(Tensor("w", (1,)), state=(Tensor("s", (1,)),), input_shape=(1,))
-    return interpreter.load(
-        Bundle(line, content, np.ones(1, np.float32), np.ones(1, np.float32), np.zeros(0, np.float32))
-    )
+    description = manifest(Tensor("w", (size,)), state=(Tensor("s", (size,)),), input_shape=(size,))
+    first = np.ones(size, np.float32)
+    return Bundle(description, content, first, first, np.zeros(0, np.float32))
 
 
 def _examples(count: int, seed: int = 0) -> tuple[Any, Any]:
@@ -240,6 +247,87 @@ def test_a_graph_that_does_not_fit_its_manifest_is_refused(dropout_bundle: Bundl
     wrong = replace(dropout_bundle, manifest=manifest)
     with pytest.raises(InterpreterError, match=r"model drop: the graph's grad takes .*; compile it again"):
         interpreter.load(wrong)
+
+
+def _hostile(change: Callable[[dict[str, Any]], Any]) -> Bundle:
+    """A model of three weights and three state values, after `change` of what its two functions give."""
+    import tensorflow as tf
+
+    def grad(w: Any, x: Any, y: Any, sample_weight: Any, s: Any) -> dict[str, Any]:
+        loss = tf.reduce_sum(x) + tf.reduce_sum(y) + tf.reduce_sum(sample_weight)
+        given = {"g": w * 2.0, "loss": tf.reshape(loss, [1]), "s_new": s + 1.0}
+        change(given)
+        return given
+
+    def infer(w: Any, x: Any, s: Any) -> dict[str, Any]:
+        given = {"y": tf.reduce_sum(x * w + s, 1, keepdims=True)}
+        change(given)
+        return given
+
+    return _by_hand(3, grad, infer)
+
+
+def _one_value_of(name: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda given: given.update({name: given[name][:1]} if name in given else {})
+
+
+HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "gradient": (_one_value_of("g"), r"grad gives .*'g': \(1,\).* its manifest says .*'g': \(3,\)"),
+    "state": (_one_value_of("s_new"), r"grad gives .*'s_new': \(1,\)"),
+    "prediction": (_one_value_of("y"), r"infer gives {'y': \(1, 1\)}, its manifest says {'y': \(4, 1\)}"),
+    "loss": (lambda given: "g" in given and given.update(loss=given["g"]), r"grad gives .*'loss': \(3,\)"),
+    "one more": (lambda given: given.update(more=next(iter(given.values())) + 1.0), "grad gives .*'more'"),
+    "one less": (lambda given: given.pop("s_new", None), "grad gives .*its manifest says .*'s_new'"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_graph_that_gives_what_its_manifest_does_not_say_is_refused(case: str) -> None:
+    change, message = HOSTILE[case]
+    with pytest.raises(InterpreterError, match=f"model m: the graph's {message}.*; compile it again"):
+        interpreter.load(_hostile(change))
+
+
+def _declared(graph: bytes, given: list[int], declared: list[int]) -> bytes:
+    """`graph` with another declared shape of its outputs of the shape `given`."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(graph, 0))
+    tensors = [subgraph.tensors[index] for subgraph in model.subgraphs for index in subgraph.outputs]
+    changed = [tensor for tensor in tensors if list(tensor.shape) == given]
+    assert len(changed) == 1
+    changed[0].shape = declared
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def test_a_graph_that_lies_about_its_gradient_does_not_train() -> None:
+    honest = _hostile(lambda given: "g" in given and given.update(g=given["g"][:2]))
+    lying = interpreter.load(replace(honest, graph=_declared(honest.graph, [2], [3])))
+    x, y, three = np.ones((4, 3), np.float32), np.ones((4, 1), np.float32), np.ones(3, np.float32)
+    with pytest.raises(InterpreterError, match=r"the graph's grad gives .*'g': 'float32 \[2\]'.*; compile it again"):
+        lying.gradient(three, x, y, three)
+    assert lying.predict(three, x, three).tolist() == [[6.0]] * 4
+
+
+def test_a_gradient_of_integers_is_refused() -> None:
+    import tensorflow as tf
+
+    bundle = _hostile(lambda given: "g" in given and given.update(g=tf.cast(given["g"], tf.int32)))
+    x, y, three = np.ones((4, 3), np.float32), np.ones((4, 1), np.float32), np.ones(3, np.float32)
+    with pytest.raises(InterpreterError, match=r"the graph's grad gives .*'g': 'int32 \[3\]'"):
+        interpreter.load(bundle).gradient(three, x, y, three)
+
+
+def test_a_graph_that_fails_is_named() -> None:
+    import tensorflow as tf
+
+    beyond = _hostile(lambda given: "y" in given and given.update(y=tf.gather(given["y"], [0, 1, 2, 9])))
+    three = np.ones(3, np.float32)
+    with pytest.raises(InterpreterError, match=r"model m: the graph's infer failed: .*; compile it again"):
+        interpreter.load(beyond).predict(three, np.ones((4, 3), np.float32), three)
 
 
 def test_a_graph_that_is_no_graph_is_refused(dropout_bundle: Bundle) -> None:

@@ -6,6 +6,7 @@ ops to a step. Shapes: B examples, T steps, U units. A step's values are [1, B, 
 becomes BATCH_MATMUL, which XNNPACK runs, one of rank 2 mostly FULLY_CONNECTED, which it doesn't for variable weights.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +27,7 @@ class Gradients:
     biases: Tensors = field(default_factory=list)
 
 
-class Cell:
+class Cell(ABC):
     """A layer's steps. `forward` keeps what `backward` needs, which is to be called after it, in the same graph."""
 
     def __init__(self, layer: Any, matrices: Tensors, biases: Tensors) -> None:
@@ -36,13 +37,13 @@ class Cell:
         self.matrices = [tf.expand_dims(matrix, 0) for matrix in matrices]
         self.transposed = [tf.expand_dims(tf.transpose(matrix), 0) for matrix in matrices]
 
+    @abstractmethod
     def forward(self, x: Any, states: Tensors) -> tuple[Tensors, Tensors]:
         """The outputs of all steps and the last states, from the projected input of all steps [T, B, M]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def backward(self, d_outputs: Tensors, d_states: Tensors) -> Gradients:
         """From the gradients of what `forward` returned; None in `d_outputs` where nothing depends on an output."""
-        raise NotImplementedError
 
 
 def steps_of(values: Any) -> Tensors:

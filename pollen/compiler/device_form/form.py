@@ -52,11 +52,12 @@ def copy(model: Any, form: Form, frozen: Collection[str] = ()) -> tuple[Any, lis
 def _bring_into_form(layer: Any, form: Form) -> None:
     for part in layer._flatten_layers():
         activations.replace(part)
-        split_groups(part)
+        if form == "training":
+            multiply_patches(part)
+            average_by_axis(part)
+        else:
+            split_groups(part)
     unroll(layer)
-    if form == "training":
-        multiply_patches(layer)
-        average_by_axis(layer)
 
 
 def _freeze(source: Any, target: Any, frozen: Collection[str]) -> None:

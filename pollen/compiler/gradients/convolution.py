@@ -10,7 +10,7 @@ from typing import Any, Final
 import tensorflow as tf
 
 from pollen.compiler.gradients.patches import padded, sum_of_taps, taps
-from pollen.compiler.gradients.registry import gradient_of
+from pollen.compiler.gradients.registry import gradient_of, refuse
 from pollen.compiler.gradients.windows import Axis, axis
 
 # Concatenation copies runs of as many numbers as there are channels; with fewer the other layout is quicker.
@@ -22,7 +22,7 @@ def conv2d(op: tf.Operation, dy: Any) -> tuple[Any, Any]:
     """Gradients for the input [N, H, W, CI] and the filter [KH, KW, CI, CO]; Conv1D is the case H = KH = 1."""
     x, kernel = op.inputs
     if op.get_attr("data_format") != b"NHWC" or kernel.shape[2] != x.shape[3]:
-        raise NotImplementedError("convolution with channels first or in groups")
+        refuse(op, "its channels come first or in groups; use channels_last and a convolution for each group")
     strides, dilations = op.get_attr("strides")[1:3], op.get_attr("dilations")[1:3]
     vertical, horizontal = _axes(x, kernel, strides, dilations, op.get_attr("padding").decode())
     return _for_input(kernel, dy, vertical, horizontal), _for_filter(x, dy, vertical, horizontal)

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import tensorflow as tf
 
-from pollen.compiler.gradients.registry import gradient_of
+from pollen.compiler.gradients.registry import gradient_of, refuse
 from pollen.compiler.gradients.windows import Axis, axis, pad, spread
 
 # TFLite's kernel sums a row of outputs in a buffer of 4,832 floats, which all channels must fit into.
@@ -16,7 +16,7 @@ def depthwise_conv2d(op: tf.Operation, dy: Any) -> tuple[Any, Any]:
     """Gradients for the input [N, H, W, C] and the filter [KH, KW, C, M]; dy is [N, OH, OW, C M]."""
     x, kernel = op.inputs
     if op.get_attr("data_format") != b"NHWC":
-        raise NotImplementedError("depthwise convolution with channels first")
+        refuse(op, "its channels come first; use channels_last")
     _, height, width, _ = x.shape.as_list()
     rows, columns, _, _ = kernel.shape.as_list()
     strides, dilations = op.get_attr("strides"), op.get_attr("dilations")

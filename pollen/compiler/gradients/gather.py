@@ -4,7 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from pollen.compiler.gradients.registry import gradient_of
+from pollen.compiler.gradients.registry import gradient_of, refuse
 
 
 @gradient_of("GatherV2")
@@ -16,7 +16,7 @@ def gather(op: tf.Operation, dy: Any) -> tuple[Any, None, None]:
     """
     table, indices, axis = op.inputs
     if tf.get_static_value(axis) != 0 or op.get_attr("batch_dims") != 0:
-        raise NotImplementedError("looking up along another axis than the first")
+        refuse(op, "it looks up along another axis than the first; bring that to the front")
     shape, count = table.shape.as_list(), indices.shape.num_elements()
     rows = tf.scatter_nd(tf.reshape(indices, [count, 1]), tf.reshape(dy, [count, *shape[1:]]), shape)
     return rows, None, None

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from pollen.compiler.gradients.activations import sign
 from pollen.compiler.gradients.patches import padded, sum_of_taps, taps
-from pollen.compiler.gradients.registry import gradient_of
+from pollen.compiler.gradients.registry import gradient_of, refuse
 from pollen.compiler.gradients.windows import Axis, axis
 
 _BELOW_ALL: Final = -3.0e38
@@ -16,7 +16,7 @@ _BELOW_ALL: Final = -3.0e38
 def _axes(op: tf.Operation) -> tuple[Axis, Axis]:
     _, height, width, _ = op.inputs[0].shape.as_list()
     if op.get_attr("data_format") != b"NHWC":
-        raise NotImplementedError("pooling with channels first")
+        refuse(op, "its channels come first; use channels_last")
     size, strides = op.get_attr("ksize"), op.get_attr("strides")
     padding = op.get_attr("padding").decode()
     return (

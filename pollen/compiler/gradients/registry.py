@@ -1,9 +1,11 @@
 """Which op types have a gradient of our own."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import tensorflow as tf
+
+from pollen.errors import CompileError
 
 _Gradient = TypeVar("_Gradient", bound=Callable[..., Any])
 _registered: dict[str, str] = {}
@@ -19,6 +21,11 @@ def gradient_of(op_type: str) -> Callable[[_Gradient], _Gradient]:
         return function
 
     return register
+
+
+def refuse(op: tf.Operation, why: str) -> NoReturn:
+    """Raise CompileError naming an op that its gradient isn't written for; `why` with what to do."""
+    raise CompileError(f"op {op.name!r} ({op.type}) can't be compiled: {why}")
 
 
 def overrides() -> dict[str, str]:

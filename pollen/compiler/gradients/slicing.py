@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pollen.compiler.gradients.registry import gradient_of
+from pollen.compiler.gradients.registry import gradient_of, refuse
 from pollen.compiler.gradients.windows import axis, spread
 
 
@@ -27,7 +27,7 @@ def _ranges(op: tf.Operation, shape: list[int]) -> list[range]:
     """The elements taken along each axis of x."""
     bounds = [tf.get_static_value(tensor) for tensor in op.inputs[1:4]]
     if any(values is None for values in bounds) or None in shape:
-        raise NotImplementedError("a slice whose bounds or input lengths aren't fixed")
+        refuse(op, "its bounds or its input's lengths aren't fixed; use constants")
 
     def has(mask: str, index: int) -> bool:
         return bool(op.get_attr(f"{mask}_mask") >> index & 1)
@@ -47,7 +47,7 @@ def _ranges(op: tf.Operation, shape: list[int]) -> list[range]:
         first, last = None if has("begin", index) else begin, None if has("end", index) else end
         taken.append(range(*slice(first, last, step).indices(size)))
         if step < 0:
-            raise NotImplementedError("a slice with a negative step")
+            refuse(op, "its step is negative; use a positive one")
     return taken + [range(size) for size in shape[len(taken) :]]
 
 

@@ -56,6 +56,7 @@ def check(model: Any) -> None:
         if problem is not None:
             kind = type(operation).__name__
             raise CompileError(f"layer {operation.name!r} ({kind}) can't be compiled: {problem}")
+    _check_owners(model)
     _check_ends(model)
 
 
@@ -80,6 +81,19 @@ def _problem(layer: Any) -> Problem:
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         return "data_format channels_first isn't supported; use channels_last"
     return specific(layer)
+
+
+def _check_owners(model: Any) -> None:
+    """No weights in two layers, as where one is used alone and in a wrapper: the copy would have two of each."""
+    owners: dict[int, Any] = {}
+    for layer in model.layers:
+        for variable in layer.variables:
+            first = owners.setdefault(id(variable), layer)
+            if first is not layer:
+                raise CompileError(
+                    f"layer {layer.name!r} ({type(layer).__name__}) can't be compiled: it shares its {variable.name} "
+                    f"with layer {first.name!r} ({type(first).__name__}); give it a layer of its own"
+                )
 
 
 def _check_ends(model: Any) -> None:
