@@ -1,32 +1,43 @@
-"""A sensor of one's own, whole: the time the disk's filesystem takes to answer, in microseconds.
+"""A sensor of one's own, whole: the temperature of the machine's processor, from a file that holds it as one number.
 
-Name it in your package's pyproject.toml, install the package on the device, and set `kind = "latency"`:
+Name it in your package's pyproject.toml, install the package on the device, and set `kind = "soc"`:
 
     [project.entry-points."pollen.sensors"]
-    latency = "own_sensor:LatencySensor"
+    soc = "own_sensor:SocSensor"
 """
 
-import os
-import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from edge_client.sensors import Channel, Options, Reading
+from edge_client.sensors.options import parse
+from pollen.errors import SensorError
 
 
-class LatencySensor:
-    """Times one statvfs call per reading."""
+@dataclass
+class SocOptions:
+    """`file`: where the temperature is, in m°C."""
 
-    channels = (Channel("filesystem_latency", "µs"),)
+    file: str = "/sys/class/thermal/thermal_zone0/temp"
+
+
+class SocSensor:
+    """Opened again, after a while, whenever it raises SensorError: at the start, or later."""
+
+    channels = (Channel("soc", "°C", low=-40.0, high=125.0),)
 
     def __init__(self, options: Options) -> None:
-        self._path = str(options.get("path", "/"))
+        self._file = Path(parse(SocOptions, options).file)
+        self.read()
 
     def read(self) -> Reading:
         """One sample of one channel."""
-        started = time.perf_counter()
-        os.statvfs(self._path)
-        return Reading(np.array([[1e6 * (time.perf_counter() - started)]], np.float32))
+        try:
+            return Reading(np.array([[float(self._file.read_text()) / 1000]], np.float32))
+        except (OSError, ValueError) as error:
+            raise SensorError(f"{self._file} can't be read: {error}") from error
 
     def close(self) -> None:
         """Nothing is held open."""

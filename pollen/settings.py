@@ -4,8 +4,8 @@ A settings class is a dataclass whose fields are values or, for TOML tables, oth
 `models: dict[str, C]` with a settings class C holds tables `[models.<name>]`; each takes what it does not say itself
 from the table around it, as far as that has it. The variable for table `broker`, field `port` is `POLLEN_BROKER_PORT`;
 variables win over the file, and one for a table that has no such field is refused. A field's metadata may say
-`{"secret": True}` (never shown). Numbers must be finite. Each error names the file or the variable, the field and the
-fix.
+`{"secret": True}`: it is never shown, nor is what a free table of options calls "…password". Numbers must be finite.
+Each error names the file or the variable, the field and the fix.
 """
 
 import dataclasses
@@ -74,9 +74,14 @@ def _write_table(lines: list[str], settings: Any, name: str, show_secrets: bool)
             tables += [(f"{below}.{_toml_key(key)}", table) for key, table in value.items()]
         elif value is not None:
             hidden = item.metadata.get("secret") and value and not show_secrets
-            lines.append(f"{item.name} = {_toml_value(_HIDDEN if hidden else value)}")
+            shown = value if show_secrets or not isinstance(value, Mapping) else _without_passwords(value)
+            lines.append(f"{item.name} = {_toml_value(_HIDDEN if hidden else shown)}")
     for table_name, value in tables:
         _write_table(lines, value, table_name, show_secrets)
+
+
+def _without_passwords(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _HIDDEN if name.endswith("password") and value else value for name, value in options.items()}
 
 
 def _toml_value(value: Any) -> str:

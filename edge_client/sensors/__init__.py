@@ -1,6 +1,6 @@
 """Sensors: one small interface, and how a sensor is found by its name.
 
-Two are built in, `host` and `replay`; any installed package brings more through an entry point in the group
+docs/sensors.md has those that are built in; any installed package brings more through an entry point in the group
 "pollen.sensors", a callable that takes the `[sensor] options` and returns a `Sensor`.
 """
 
@@ -23,7 +23,8 @@ Options = Mapping[str, Scalar]
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One measured quantity, its unit, and the range it can have; a value outside is a fault, like NaN."""
+    """One measured quantity, its unit, and the range it can have; a value outside is a fault, like NaN. A sensor's
+    channels have names, each another one."""
 
     name: str
     unit: str
@@ -36,7 +37,7 @@ class Reading:
     """`values` float32 [k, C]: k >= 1 samples of all channels, oldest first; most sensors give k = 1, those with a
     FIFO a burst. NaN stands for a channel without a value. `label` is the class (int) or the target (float) of the
     last sample, where there is one. `time`: seconds of the sensor's own clock at the last sample, where it has one; it
-    may stand still or go backwards, and is only used to find gaps."""
+    may stand still or go backwards, and is only used to find gaps and readings delivered twice."""
 
     values: npt.NDArray[np.float32]
     label: float | int | None = None
@@ -66,8 +67,14 @@ class Sensor(Protocol):
 
 
 _BUILT_IN: Final = {
+    "bme280": ("edge_client.sensors.bme280", "Bme280Sensor"),
     "host": ("edge_client.sensors.host", "HostSensor"),
+    "hwmon": ("edge_client.sensors.hwmon", "HwmonSensor"),
+    "iio": ("edge_client.sensors.iio", "IioSensor"),
+    "mqtt": ("edge_client.sensors.mqtt_topics", "MqttSensor"),
     "replay": ("edge_client.sensors.replay", "ReplaySensor"),
+    "serial": ("edge_client.sensors.serial_line", "SerialSensor"),
+    "synthetic": ("edge_client.sensors.synthetic", "SyntheticSensor"),
 }
 
 

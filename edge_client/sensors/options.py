@@ -22,7 +22,8 @@ def parse(cls: type[T], options: Options) -> T:
         wanted = hints[name]
         fits = type(value) is wanted or (wanted is float and type(value) is int)
         if not fits:
-            raise SettingsError(f"sensor.options.{name} = {value!r} must be of type {wanted.__name__}")
+            shown = "" if name.endswith("password") else f" = {value!r}"
+            raise SettingsError(f"sensor.options.{name}{shown} must be of type {wanted.__name__}")
     missing = [
         item.name
         for item in dataclasses.fields(cls)  # type: ignore[arg-type]

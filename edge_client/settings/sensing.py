@@ -10,11 +10,11 @@ from pollen.messages import Scalar
 class Sensor:
     """`[sensor]`: what is measured and how often.
 
-    `kind` is "host", "replay" or the name of an entry point in the group "pollen.sensors"; `options` are that
-    sensor's own. A reading is taken every `period_s` seconds, `phase_s` after the start; at most `queue` readings
-    wait for the learner, then the oldest is dropped and counted. A value that is missing or impossible is replaced by
-    the channel's last good one, for at most `hold_readings` readings running; then the readings are skipped. A channel
-    that has not changed for `stuck_s` seconds is reported as stuck (0: never).
+    `kind` is a built-in sensor (docs/sensors.md) or the name of an entry point in the group "pollen.sensors";
+    `options` are that sensor's own. A reading is taken every `period_s` seconds, `phase_s` after the start; at most
+    `queue` readings wait for the learner, then the oldest is dropped and counted. A value that is missing or impossible
+    is replaced by the channel's last good one, for at most `hold_readings` readings (of a burst, samples) running; then
+    the readings are skipped. A channel that has not changed for `stuck_s` seconds is reported as stuck (0: never).
     """
 
     kind: str = "host"
