@@ -10,7 +10,8 @@ from edge_client.settings.limits import at_least
 class Drift:
     """`[drift]`: whether the prequential error's level has changed, and what follows.
 
-    `detector` "adwin" or "page-hinkley", "off" for none; `delta`: ADWIN's confidence; `threshold`: Page-Hinkley's, in
+    Only errors that rise are drift. `detector` "adwin" or "page-hinkley" (about twice as quick, but a lower error than
+    its mean hides a rise for a while), "off" for none; `delta`: ADWIN's confidence; `threshold`: Page-Hinkley's, in
     standard deviations of the error. After a drift the next `trainings` trainings use the learning rate times
     `learning_rate_factor`, and the memory is cut to the `keep_samples` newest examples (0: kept).
     """
@@ -25,7 +26,8 @@ class Drift:
     def __post_init__(self) -> None:
         if not 0.0 < self.delta < 1.0:
             raise ValueError(f"delta = {self.delta} must be between 0 and 1")
-        at_least(0.0, threshold=self.threshold, learning_rate_factor=self.learning_rate_factor)
+        at_least(1.0, threshold=self.threshold)
+        at_least(0.1, learning_rate_factor=self.learning_rate_factor)
         at_least(0, trainings=self.trainings, keep_samples=self.keep_samples)
 
 
@@ -34,7 +36,8 @@ class Anomaly:
     """`[anomaly]`: whether windows are judged by their prediction's error.
 
     A window is an anomaly when the mean of the last `recent` errors is one that, under the errors of about the last
-    `memory` windows, has a probability below `probability`.
+    `memory` windows, has a probability below `probability`, and stays one until that is above its square root. With a
+    smaller `recent` single spikes are found too, and more false alarms come.
     """
 
     enabled: bool = False

@@ -1,6 +1,7 @@
 """What the device shows to those beside it."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from pollen.broker import Broker
@@ -14,6 +15,12 @@ class Local:
     """
 
     socket: str = ""
+
+    def path_in(self, state_dir: Path) -> Path | None:
+        """The socket's path, None for none."""
+        if self.socket == "off":
+            return None
+        return Path(self.socket) if self.socket else state_dir / "edge.sock"
 
 
 @dataclass(frozen=True, slots=True)

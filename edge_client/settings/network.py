@@ -3,20 +3,25 @@
 from dataclasses import dataclass
 
 from edge_client.settings.limits import at_least
-from pollen.encoding import Encoding
+from pollen.encoding import TOPK_SHARE, Encoding
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
     """`[upload]`: how updates travel.
 
-    `encoding` of the delta (a task's config overrides it); `retry_s`: seconds without a receipt until an update is
-    published again, growing tenfold; `snapshot_limit_bytes`: largest payload accepted from the server;
-    `outbox_limit_bytes`: largest size of the outbox's database; `drain_s`: seconds to wait for receipts at a stop;
-    `vitals_s`: seconds between vitals.
+    `encoding` of the delta (a task's config overrides it) and, for "topk", `topk_share`: the share of its numbers that
+    are sent (a task's too); what an update doesn't carry goes along with the next. `bytes_per_day` (0: no limit): most
+    bytes published in any 24 hours, see `network.budget`. Over `metered_interfaces`, such as "wwan0", no update is
+    sent. `retry_s`: seconds without a receipt until an update is published again, growing tenfold;
+    `snapshot_limit_bytes`: largest payload accepted from the server; `outbox_limit_bytes`: largest size of the outbox's
+    database; `drain_s`: seconds to wait for receipts at a stop; `vitals_s`: least seconds between vitals.
     """
 
-    encoding: Encoding = "f32"
+    encoding: Encoding = "q8"
+    topk_share: float = TOPK_SHARE
+    bytes_per_day: int = 0
+    metered_interfaces: tuple[str, ...] = ()
     retry_s: float = 60.0
     snapshot_limit_bytes: int = 64 * 2**20
     outbox_limit_bytes: int = 64 * 2**20
@@ -27,6 +32,9 @@ class Upload:
         at_least(0.1, retry_s=self.retry_s)
         at_least(1.0, vitals_s=self.vitals_s)
         at_least(0.0, drain_s=self.drain_s)
+        at_least(0, bytes_per_day=self.bytes_per_day)
+        if not 0.0 < self.topk_share <= 1.0:
+            raise ValueError(f"topk_share = {self.topk_share} must be above 0, at most 1")
         at_least(2**16, snapshot_limit_bytes=self.snapshot_limit_bytes, outbox_limit_bytes=self.outbox_limit_bytes)
 
 

@@ -10,9 +10,11 @@ from edge_client.settings.limits import at_least
 class Trust:
     """`[trust]`: what a model from the server must prove.
 
-    With `key` (a PEM file, Ed25519 public key) bundles, weights and inference graphs must be signed by its owner.
-    A new bundle is on trial for its first `trial_samples` scored windows: the device goes back to the one before it
-    when its error rises above `explodes_at` times the larger of the old error and the baseline's.
+    With `key` (a PEM file, Ed25519 public key, made by `pollen sign-key`) bundles, weights and inference graphs must be
+    signed by its owner.
+    A new bundle is on trial. The device goes back to the one before it, and refuses the new one from then on, when its
+    error rises above `explodes_at` times the error before, the baseline's and that which it began with; or when it is
+    still above `explodes_at` times the first two after `trial_samples` scored windows and a training.
     """
 
     key: Path | None = None

@@ -1,4 +1,4 @@
-"""Statistics, prequential errors, scores, buffer, training and error feedback, against plain numpy."""
+"""Scores, buffer, training and error feedback, against plain numpy."""
 
 import random
 from collections.abc import Callable
@@ -9,9 +9,8 @@ import pytest
 
 from edge_client.clock import SystemClock
 from edge_client.learning.learner import Learner
-from edge_client.learning.prequential import FADE, FIRST, FadedMean, MajorityClass, Prequential
 from edge_client.learning.replay_buffer import ReplayBuffer
-from edge_client.learning.standardise import CLIP, Standardiser
+from edge_client.learning.standardise import Standardiser
 from edge_client.network.error_feedback import compress
 from edge_client.sensors.sampling import Sample
 from edge_client.settings import Learner as LearnerSettings
@@ -25,67 +24,6 @@ from pollen.manifest import Loss
 from tests.edge_client.learning.test_windowing import manifest
 
 Bundles = Callable[[str], Bundle]
-
-
-def test_statistics_equal_numpys_while_memory_lasts() -> None:
-    rng = np.random.default_rng(0)
-    x = (rng.normal(size=(500, 3)) * [1, 100, 1e-3] + [0, 1e4, 5]).astype(np.float32)
-    standardiser = Standardiser(3, 1000)
-    for start, stop in [(0, 1), (1, 2), (2, 50), (50, 500)]:
-        standardiser.update(x[start:stop])
-    np.testing.assert_allclose(standardiser.mean, x.mean(axis=0, dtype=np.float64), rtol=1e-6)
-    np.testing.assert_allclose(standardiser.deviation, x.std(axis=0, dtype=np.float64), rtol=1e-5)
-    scaled = standardiser.transform(x)
-    assert scaled.dtype == np.float32
-    np.testing.assert_allclose(scaled.mean(axis=0), 0, atol=1e-3)
-
-
-def test_statistics_follow_a_drift_once_memory_is_full() -> None:
-    standardiser = Standardiser(1, 100)
-    rng = np.random.default_rng(0)
-    for value in rng.normal(0, 1, 500):
-        standardiser.update(np.array([[value]], np.float32))
-    for value in rng.normal(50, 1, 800):
-        standardiser.update(np.array([[value]], np.float32))
-    assert standardiser.count == 100
-    assert abs(standardiser.mean[0] - 50) < 1
-    assert standardiser.deviation[0] < 2
-
-
-def test_a_constant_channel_becomes_zero_and_outliers_are_clipped() -> None:
-    standardiser = Standardiser(2, 1000)
-    rng = np.random.default_rng(0)
-    standardiser.update(np.stack([np.full(100, 1e6), rng.normal(size=100)], axis=1).astype(np.float32))
-    assert standardiser.transform(np.array([[1e6 + 7, 1e9]], np.float32)).tolist() == [[0.0, CLIP]]
-
-
-def test_faded_means_by_hand() -> None:
-    mean = FadedMean(0.5)
-    assert np.isnan(mean.value)
-    for error in (1.0, 0.0, 4.0):
-        mean.add(error)
-    assert mean.value == pytest.approx((0.25 * 1 + 0.5 * 0 + 4) / 1.75)
-
-
-def test_prequential_averages_by_hand() -> None:
-    prequential = Prequential()
-    errors = [float(index % 3) for index in range(FIRST + 50)]
-    for error in errors:
-        prequential.add(error, 2 * error)
-    weights = FADE ** np.arange(len(errors))[::-1]
-    assert prequential.error == pytest.approx(np.average(errors, weights=weights))
-    assert prequential.baseline == pytest.approx(2 * prequential.error)
-    assert prequential.error_first == pytest.approx(np.mean(errors[:FIRST]))
-    assert prequential.count == FIRST + 50
-
-
-def test_the_majority_class_so_far() -> None:
-    majority = MajorityClass(3)
-    guesses = []
-    for label in (2, 2, 1, 1, 1):
-        guesses.append(majority.guess)
-        majority.add(label)
-    assert guesses == [0, 2, 2, 2, 1]
 
 
 @pytest.mark.parametrize("from_logits", [True, False])
@@ -137,35 +75,6 @@ def sine(count: int, *, gap_at: int = -1) -> list[Sample]:
 
 def learner(bundle: Bundle, **settings: Any) -> Learner:
     return Learner(load(bundle), LearnerSettings(**settings), 2, Standardiser(2, 1000))
-
-
-def test_an_example_is_scored_before_it_is_learned(bundles: Bundles) -> None:
-    bundle = bundles("forecast")
-    one = learner(bundle, standardise=False)
-    samples = sine(6)
-    assert one.observe(samples, bundle.weights, bundle.state) == 2
-    window = np.concatenate([sample.values for sample in samples])
-    graph = load(bundle)
-    x, y = np.stack([window[0:4], window[1:5]]), window[4:6]
-    errors = np.abs(graph.predict(bundle.weights, x) - y).mean(axis=1)
-    baseline = np.abs(window[3:5] - y).mean(axis=1)
-    weights = np.array([FADE, 1.0])
-    assert one.prequential.error == pytest.approx(np.average(errors, weights=weights), rel=1e-5)
-    assert one.prequential.baseline == pytest.approx(np.average(baseline, weights=weights), rel=1e-5)
-    assert one.prequential.count == len(one.buffer) == 2
-
-
-def test_a_gap_in_the_readings_is_no_example(bundles: Bundles) -> None:
-    bundle = bundles("forecast")
-    one = learner(bundle, standardise=False)
-    assert one.observe(sine(10, gap_at=5), bundle.weights, bundle.state) == 2  # one before the gap, one after it
-
-
-def test_a_prediction_that_isnt_a_number_counts_as_very_wrong(bundles: Bundles) -> None:
-    bundle = bundles("forecast")
-    one = learner(bundle, standardise=False)
-    one.observe(sine(6), np.full_like(bundle.weights, np.nan), bundle.state)
-    assert one.prequential.error == 1e3
 
 
 def training(bundle: Bundle, plan: trainer.Plan, examples: int) -> trainer.TrainingRun:
