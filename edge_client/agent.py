@@ -4,25 +4,36 @@ The sensor's thread and the network's thread only ever put things into bounded q
 to the outbox, happens in this loop, training in slices. So nothing waits for training, and no state needs a lock.
 """
 
+import importlib
 import logging
+import math
 import os
 import sys
 import threading
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from edge_client import sensors, vitals
+from edge_client import sensors, state_lock, vitals
+from edge_client.ballast import Ballast
 from edge_client.clock import Clock, SystemClock
+from edge_client.learning.stream_store import StreamStore
+from edge_client.local.local_socket import LocalSocket
 from edge_client.model.device_model import DeviceModel
 from edge_client.model.store import ModelStore
+from edge_client.network.budget import Budget
 from edge_client.network.delivery import Delivery
 from edge_client.network.events import Acknowledged, Connected, Event, Lost, ModelReceived, Received
 from edge_client.network.outbox import Outbox
 from edge_client.network.session import MqttSession
+from edge_client.report import Parts, Report
 from edge_client.sensors.sampling import Sampler
 from edge_client.settings import EdgeSettings
 from edge_client.training.worker import Worker
 from pollen import __version__, messages, systemd
-from pollen.errors import PollenError
+from pollen.errors import PollenError, StoreError
+
+if TYPE_CHECKING:
+    from edge_client.learning.label_topic import LabelTopic
+    from edge_client.local.publisher import PredictionPublisher
 
 LOG = logging.getLogger(__name__)
 
@@ -36,32 +47,49 @@ class Agent:
     def __init__(self, settings: EdgeSettings, clock: Clock | None = None) -> None:
         self._settings = settings
         self._clock = clock or SystemClock()
+        self._lock = state_lock.lock(settings.state_dir)
         self._wake = threading.Event()
         self._birth_session: messages.Session | None = None
         self._birth_model = b""
         self._vitals_due = 0.0
         self._store = ModelStore(settings.state_dir / "model", settings.upload.snapshot_limit_bytes)
-        self._outbox = Outbox(settings.state_dir / "outbox.sqlite", settings.upload.outbox_limit_bytes)
+        self._ballast = Ballast(settings.state_dir / "ballast", settings.storage.ballast_bytes)
+        self._outbox = Outbox(settings.state_dir / "outbox.sqlite", settings.upload.outbox_limit_bytes, self._ballast)
+        self._ballast.make()
+        self._stream = StreamStore(
+            settings.state_dir / "stream.sqlite", settings.storage, settings.learner, self._ballast, self._clock
+        )
+        self._write_due = 0.0
         self._model = DeviceModel(settings, self._store, self._outbox)
         self._session = MqttSession(settings, os.urandom(8), self._clock, self._wake)
-        self._delivery = Delivery(self._outbox, self._session, settings.upload, self._clock)
+        self._budget = Budget(settings.upload.bytes_per_day, settings.state_dir / "sent_today", self._clock)
+        self._delivery = Delivery(self._outbox, self._session, settings.upload, self._budget, self._clock)
         self._worker = Worker(
-            settings, self._model, self._outbox, self._session, clock=self._clock, metrics=self._measurements
-        )
-        self._sampler = Sampler(
-            sensors.find(settings.sensor.kind),
-            settings.sensor.options,
-            period_s=settings.sensor.period_s,
-            phase_s=settings.sensor.phase_s,
-            queue=settings.sensor.queue,
-            clock=self._clock,
-            wake=self._wake,
-        )
+            settings, self._model, self._outbox, self._session, clock=self._clock,
+            metrics=lambda: self._report.vitals(),  # noqa: PLW0108 - the report comes after what it reports on
+        )  # fmt: skip
+        self._labels = _label_topic(settings, self._clock, self._wake)
+        self._sampler = Sampler(sensors.find(settings.sensor.kind), settings.sensor, clock=self._clock, wake=self._wake)
+        parts = Parts(
+            self._model, self._stream, self._outbox, self._session, self._budget, self._delivery, self._worker,
+            self._sampler,
+        )  # fmt: skip
+        self._report = Report(settings, parts, self._clock)
+        socket = settings.local.path_in(settings.state_dir)
+        self._local = None if socket is None else LocalSocket(socket)
+        self._publisher = _publisher(settings)
+        self._model.listeners.extend(part.publish for part in (self._local, self._publisher) if part is not None)
 
     def run(self, stop: threading.Event) -> None:
         """Learn until `stop` is set; then publish what waits, and say goodbye."""
         watchdog = systemd.Watchdog()
         self._sampler.start()
+        if self._labels is not None:
+            self._labels.start()
+        if self._local is not None:
+            self._local.open()
+        if self._publisher is not None:
+            self._publisher.start()
         # On Linux niceness is a thread's own: sampling and network keep theirs. Only root may lower it.
         thread = threading.get_native_id()
         nice = max(self._settings.training.nice, os.getpriority(os.PRIO_PROCESS, thread))
@@ -82,15 +110,44 @@ class Agent:
     def _turn(self) -> float:
         """One round of everything; the seconds until the next is due if nothing happens."""
         self._handle_events()
-        if self._sampler.channels:
-            self._model.set_channels(len(self._sampler.channels))
         samples = self._sampler.take(SAMPLES_A_TURN)
+        if self._sampler.channels:
+            channels = self._sampler.channels
+            if self._publisher is not None:
+                self._publisher.describe(channels, self._settings.sensor.period_s)
+            self._model.set_channels(len(channels), [channel.name for channel in channels])
+            self._stream.use_channels(channels)
+            if self._model.learner is not None and self._model.graph is not None:
+                self._stream.attach(self._model.learner, self._model.graph.manifest)
         self._model.observe(samples)
+        self._stream.add(samples)
+        for event in () if self._labels is None else self._labels.take():
+            placed = self._model.label(event)
+            if placed is not None:
+                self._stream.label(placed.label, placed.first, placed.last)
         wait = self._worker.advance()
         self._delivery.advance()
         self._announce()
         self._publish_vitals()
+        self._write()
+        if self._local is not None:
+            self._local.poll(self._report.status)
         return 0.0 if len(samples) == SAMPLES_A_TURN else wait
+
+    def _write(self) -> None:
+        """Write to the card what is written in batches; what can't be fetched again at once while offline."""
+        now = self._clock.monotonic()
+        calm = self._session.connected and not self._worker.grows
+        self._store.flush(now if calm else math.inf)
+        if now < self._write_due:
+            return
+        self._write_due = now + self._settings.storage.flush_s
+        self._ballast.make()
+        self._stream.flush()
+        try:
+            self._outbox.flush()
+        except StoreError as error:
+            LOG.error("%s", error)
 
     def _handle_events(self) -> None:
         for event in self._session.events():
@@ -101,10 +158,10 @@ class Agent:
 
     def _handle(self, event: Event) -> None:
         match event:
-            case Connected(session, largest_packet):
+            case Connected(session, largest_packet, address):
                 self._birth_session = session
                 self._birth_model = b"none yet"
-                self._delivery.connected(largest_packet)
+                self._delivery.connected(largest_packet, address)
             case Lost():
                 self._birth_session = None
                 self._delivery.lost()
@@ -115,6 +172,7 @@ class Agent:
             case Received("receipt", payload):
                 receipt = messages.decode_receipt(payload)
                 self._delivery.receipted(receipt)
+                self._report.receipted(receipt)
                 self._worker.closed(receipt)
             case ModelReceived("infer", payload):
                 self._model.published.take(payload)
@@ -140,62 +198,42 @@ class Agent:
             ram_bytes=vitals.ram_bytes(),
             sensors=(self._settings.sensor.kind,),
             models=(self._settings.model,),
+            clock={True: "synchronised", False: "unsynchronised", None: ""}[self._clock.synchronised()],
         )
-        if self._session.publish("state", messages.encode(birth), qos=1, retain=True) is not None:
+        payload = messages.encode(birth)
+        if not self._budget.allows(len(payload)):
+            return
+        if self._session.publish("state", payload, qos=1, retain=True) is not None:
             self._birth_model = self._model.digest
+            self._budget.spend(len(payload))
 
     def _publish_vitals(self) -> None:
         now = self._clock.monotonic()
-        if now < self._vitals_due or not self._session.connected:
+        if now < self._vitals_due or self._birth_session is None:
             return
-        self._vitals_due = now + self._settings.upload.vitals_s
-        values = messages.finite_metrics(self._measurements())
-        self._session.publish("vitals", messages.encode(messages.Vitals(values)), qos=0)
-
-    def _measurements(self) -> dict[str, float]:
-        """All vitals of this device by name."""
-        model, session = self._model, self._session
-        values = vitals.machine(self._settings.state_dir) | {
-            "samples_seen": model.samples_seen,
-            "samples_skipped": self._sampler.skipped,
-            "samples_dropped": self._sampler.dropped,
-            "sensor_failures": self._sampler.failures,
-            "updates_made": self._worker.updates_made,
-            "receipts_merged": self._delivery.merged,
-            "receipts_rejected": self._delivery.rejected,
-            "outbox_rows": len(self._outbox.rows),
-            "outbox_oversize": self._delivery.oversize,
-            "sent_bytes": session.sent_bytes,
-            "received_bytes": session.received_bytes,
-            "train_seconds_total": self._worker.train_seconds,
-            "reconnects": session.reconnects,
-        }
-        if model.snapshot is not None:
-            values["base_version"] = model.snapshot.number
-        if self._settings.inference.graph != "off":
-            values |= {
-                "inference_version": model.published.version,
-                "inference_predictions": model.published.predictions,
-            }
-        if model.learner is not None:
-            prequential = model.learner.prequential
-            values |= {
-                "buffer_samples": len(model.learner.buffer),
-                "scored": prequential.count,
-                "prequential_error": prequential.error,
-                "baseline_error": prequential.baseline,
-                "error_first": prequential.error_first,
-                "baseline_first": prequential.baseline_first,
-                "unknown_labels": model.learner.unknown_labels,
-                "unknown_inputs": model.learner.unknown_inputs,
-            }
-        return values
+        payload = messages.encode(messages.Vitals(messages.finite_metrics(self._report.vitals())))
+        self._vitals_due = now + max(self._delivery.vitals_s, self._budget.vitals_s(len(payload)))
+        if not self._budget.allows(len(payload)):
+            return
+        if self._session.publish("vitals", payload, qos=0) is not None:
+            self._budget.spend(len(payload))
+        self._sampler.counters.largest_jitter_s = 0.0
 
     def _shut_down(self) -> None:
         """Stop sampling, publish what waits and wait for its receipts, then leave."""
         self._sampler.stop()
+        self._stream.close()
+        self._store.flush()
+        if self._labels is not None:
+            self._labels.stop()
+        if self._publisher is not None:
+            self._publisher.stop()
+        if self._local is not None:
+            self._local.close()
         deadline = self._clock.monotonic() + self._settings.upload.drain_s
-        while self._outbox.rows and self._session.connected and self._clock.monotonic() < deadline:
+        while self._outbox.rows and not self._delivery.held and self._session.connected:
+            if self._clock.monotonic() >= deadline:
+                break
             self._wake.clear()
             self._handle_events()
             self._delivery.advance()
@@ -205,5 +243,26 @@ class Agent:
             LOG.info("%d replies stay in the outbox for the next start", len(self._outbox.rows))
         session = self._birth_session or messages.Session(b"\0" * 8, 0)
         self._session.stop(messages.encode(messages.Death(session, "stopped")), LAST_WORDS_S)
+        self._model.record.rest()
+        self._budget.save()
         self._outbox.close()
+        self._lock.close()
         LOG.info("stopped")
+
+
+def _label_topic(settings: EdgeSettings, clock: Clock, wake: threading.Event) -> "LabelTopic | None":
+    """Costs memory, so only where it is used."""
+    if settings.learner.target != "label" or settings.labels.source != "topic":
+        return None
+    module = importlib.import_module("edge_client.learning.label_topic")
+    topic: LabelTopic = module.LabelTopic(settings, clock, wake)
+    return topic
+
+
+def _publisher(settings: EdgeSettings) -> "PredictionPublisher | None":
+    """See `_label_topic`."""
+    if settings.predictions.publish == "off":
+        return None
+    module = importlib.import_module("edge_client.local.publisher")
+    publisher: PredictionPublisher = module.PredictionPublisher(settings)
+    return publisher

@@ -7,8 +7,11 @@ import sys
 for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
-EXAMPLES = """example:
-  pollen-edge --config /etc/pollen/edge.toml
+EXAMPLES = """examples:
+  pollen-edge --config /etc/pollen/edge.toml            # the agent itself
+  pollen-edge status --config /etc/pollen/edge.toml     # what it learns, how well, what it waits for
+  pollen-edge predict --config /etc/pollen/edge.toml    # its predictions, one line of JSON a window
+  pollen-edge doctor --config /etc/pollen/edge.toml     # what is missing, and how to mend it
 
 a minimal edge.toml:
   device = "pi-1"                  # the name the broker knows the device by
@@ -30,8 +33,14 @@ a minimal edge.toml:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the agent until SIGTERM or SIGINT; returns the exit code."""
+    """Run the agent until SIGTERM or SIGINT, or one of its sub-commands; returns the exit code."""
     import threading
+
+    words = sys.argv[1:] if argv is None else argv
+    if words and words[0] in ("status", "predict", "doctor"):
+        from edge_client.local import command
+
+        return command.main(words)
 
     from edge_client.settings import EdgeSettings
     from pollen import service
@@ -42,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         Agent(settings).run(stop)
 
     return service.run(
-        argv,
+        words,
         name="pollen-edge",
         description="Learn online from a sensor, and share what was learned with the fleet.",
         examples=EXAMPLES,

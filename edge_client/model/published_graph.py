@@ -3,19 +3,23 @@
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from edge_client.learning.learner import Predict
+from edge_client.model.bundle_record import BundleRecord
+from edge_client.model.trust import ModelTrust
 from edge_client.settings import EdgeSettings
 from pollen import atomic, messages
 from pollen.bundle import Floats
-from pollen.errors import InterpreterError, MessageError
+from pollen.errors import InterpreterError, MessageError, PollenError
 from pollen.inference_graph import InferenceGraph
 from pollen.interpreter import Array, TrainingGraph
 from pollen.messages import Inference
+from pollen.signing import Subject
 
 LOG = logging.getLogger(__name__)
 
@@ -27,11 +31,14 @@ class PublishedGraph:
     `predictions` counts what was predicted.
 
     With `inference.graph` = "auto" it is loaded only when it predicts a window quicker than the training graph does on
-    this machine: int8 is the slower one on some. `file`: where the newest message is kept.
+    this machine: int8 is the slower one on some. `file`: where the newest message is kept; `trust` and `record` say
+    what is let in.
     """
 
-    def __init__(self, settings: EdgeSettings, file: Path) -> None:
+    def __init__(self, settings: EdgeSettings, file: Path, *, trust: ModelTrust, record: BundleRecord) -> None:
         self._settings = settings
+        self._trust = trust
+        self._record = record
         self._file = file
         self._training: TrainingGraph | None = None
         self._bundle = b""
@@ -49,11 +56,11 @@ class PublishedGraph:
         try:
             if self._file.stat().st_size <= self._settings.upload.snapshot_limit_bytes:
                 self._load(self._decode(self._file.read_bytes()))
-        except (OSError, MessageError, InterpreterError) as error:
+        except (OSError, PollenError) as error:
             LOG.warning("%s: not used: %s", self._file, error)
 
     def take(self, payload: bytes) -> None:
-        """A message of the model's topic; an empty one withdraws the last. Raises MessageError or InterpreterError."""
+        """A message of the model's topic; an empty one withdraws the last. Raises PollenError."""
         if not payload:
             self._forget()
             return
@@ -100,6 +107,8 @@ class PublishedGraph:
         message = messages.decode_inference(payload, self._settings.upload.snapshot_limit_bytes)
         if message.model != self._settings.model:
             raise MessageError(f"infer: of model {message.model!r}, expected {self._settings.model!r}")
+        subject = Subject("infer", message.model, message.version, message.digest, message.bundle)
+        self._trust.check(message.signature, subject)
         return message
 
     def _load(self, message: Inference) -> None:
@@ -110,7 +119,10 @@ class PublishedGraph:
             LOG.debug("inference graph of version %d belongs to another bundle", message.version)
             return
         self._judged = message.version, message.digest
-        graph = InferenceGraph(message.graph, training.manifest, self._settings.training.runtime)
+        with self._record.attempting(message.digest):
+            graph = InferenceGraph(message.graph, training.manifest, self._settings.training.runtime)
+            with suppress(InterpreterError):  # what fails and doesn't crash is found when it predicts
+                graph.predict(np.zeros((1, *training.manifest.input_shape), training.manifest.input_dtype))
         if self._settings.inference.graph == "auto":
             its, ours = _seconds(training, graph)
             LOG.info("inference graph of version %d, %s: %.0f µs a window, the training graph takes %.0f",

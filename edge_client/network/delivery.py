@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from edge_client.clock import Clock
+from edge_client.network.budget import REPLIES_SHARE, Budget, interface_of
 from edge_client.network.outbox import Outbox, Row
 from edge_client.network.session import PACKET_OVERHEAD_BYTES, MqttSession
 from edge_client.settings import Upload
@@ -16,6 +17,7 @@ LOG = logging.getLogger(__name__)
 
 UNHEARD_S: Final = 1.0  # first wait when no gateway was there; doubles, up to retry_s's own back-off
 LARGEST_BACK_OFF: Final = 10  # times retry_s
+METERED_VITALS_S: Final = 600.0
 
 
 @dataclass(slots=True)
@@ -28,35 +30,66 @@ class _Attempts:
 
 
 class Delivery:
-    """Hands the outbox's rows to MQTT, one at a time, until their receipts come."""
+    """Hands the outbox's rows to MQTT, one at a time, until their receipts come.
 
-    def __init__(self, outbox: Outbox, session: MqttSession, settings: Upload, clock: Clock) -> None:
+    Rows wait while the connection is over a metered interface, or `budget` has too little left for them; the update
+    for the open task then grows on. `metered`: that interface's name, `update_bytes`: the size of the last update.
+    """
+
+    def __init__(self, outbox: Outbox, session: MqttSession, settings: Upload, budget: Budget, clock: Clock) -> None:
         self._outbox = outbox
         self._session = session
         self._settings = settings
+        self._budget = budget
         self._clock = clock
         self._random = random.Random()  # noqa: S311 - spreads retries, keeps no secret
         self._attempts: dict[bytes, _Attempts] = {}
         self._in_flight: tuple[int, Row] | None = None
         self._largest_packet: int | None = None
         self._refused_sizes: set[bytes] = set()
+        self._ready = False  # `connected` was called, so that it is known what the connection allows
+        self._told = b""  # whose reply's waiting was logged last
+        self.metered = ""
+        self.update_bytes = 0
         self.merged = 0
         self.rejected = 0
 
     @property
     def oversize(self) -> int:
-        """Rows larger than the broker's packet limit, which can't be sent now."""
+        """Rows larger than the broker's packet limit or the day's bytes, which can't be sent now."""
         return len(self._refused_sizes)
 
-    def connected(self, largest_packet: int | None) -> None:
-        """A new connection: every row is due at once."""
+    @property
+    def held(self) -> str:
+        """Why nothing that waits is sent, although there is a connection; "": nothing holds it."""
+        rows = self._outbox.rows
+        if rows and self.metered:
+            return f"{self.metered} is metered"
+        if rows and not any(self._affordable(row) for row in rows):
+            return f"{max(self._budget.left, 0)} of {self._budget.limit} bytes a day are left"
+        return ""
+
+    @property
+    def vitals_s(self) -> float:
+        """Least seconds between vitals."""
+        return max(self._settings.vitals_s, METERED_VITALS_S if self.metered else 0.0)
+
+    def connected(self, largest_packet: int | None, address: str) -> None:
+        """A new connection, from the local `address`: every row is due at once."""
+        names = self._settings.metered_interfaces
+        interface = interface_of(address) if names else ""
+        self.metered = interface if interface in names else ""
+        if self.metered:
+            LOG.info("connected over %s, which is metered: updates wait", self.metered)
         self._largest_packet = largest_packet
+        self._ready = True
         self._in_flight = None
         self._attempts.clear()
         self._refused_sizes.clear()
 
     def lost(self) -> None:
         """The connection is gone, and with it what was in flight."""
+        self._ready = False
         self._in_flight = None
 
     def acknowledged(self, ticket: int, error: str, *, heard: bool) -> bool:
@@ -113,25 +146,33 @@ class Delivery:
 
     def advance(self) -> None:
         """Publish the next due row when nothing is in flight."""
-        if self._in_flight is not None or not self._session.connected:
+        if not self._ready or self.metered or self._in_flight is not None or not self._session.connected:
             return
         now = self._clock.monotonic()
         for row in self._outbox.rows:
             attempts = self._attempts.setdefault(row.task, _Attempts())
-            if attempts.due <= now and self._fits(row):
+            if attempts.due > now or not self._fits(row):
+                continue
+            if self._affordable(row):
                 self._publish(row, attempts, now)
                 return
+            if row.task != self._told:
+                self._told = row.task
+                LOG.info("%s %d waits: %s", row.leaf, row.seq, self.held)
+
+    def _affordable(self, row: Row) -> bool:
+        return self._budget.allows(row.size_bytes, REPLIES_SHARE)
 
     def _fits(self, row: Row) -> bool:
-        if self._largest_packet is None or row.size_bytes + PACKET_OVERHEAD_BYTES <= self._largest_packet:
+        if self._largest_packet is not None and row.size_bytes + PACKET_OVERHEAD_BYTES > self._largest_packet:
+            limit = f"the broker takes packets of at most {self._largest_packet}; it is kept. Raise the broker's limit"
+        elif not self._budget.ever_allows(row.size_bytes, REPLIES_SHARE):
+            limit = f"too many for a day of {self._budget.limit}; it is kept. Raise upload.bytes_per_day"
+        else:
             return True
         if row.task not in self._refused_sizes:
             self._refused_sizes.add(row.task)
-            LOG.error(
-                "%s %d has %d bytes, the broker takes packets of at most %d; it is kept. Raise the broker's limit "
-                "or choose a smaller encoding",
-                row.leaf, row.seq, row.size_bytes, self._largest_packet,
-            )  # fmt: skip
+            LOG.error("%s %d has %d bytes, %s or choose a smaller encoding", row.leaf, row.seq, row.size_bytes, limit)
         return False
 
     def _publish(self, row: Row, attempts: _Attempts, now: float) -> None:
@@ -148,6 +189,9 @@ class Delivery:
             return
         if attempts.count:
             LOG.info("%s %d published again: no receipt yet", row.leaf, row.seq)
+        self._budget.spend(len(payload))
+        if row.leaf == "update":
+            self.update_bytes = len(payload)
         attempts.count += 1
         attempts.published = now
         self._in_flight = (ticket, row)

@@ -7,10 +7,12 @@ from pollen import messages, topics
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The session is up, subscriptions are made. The broker takes packets of `largest_packet` bytes (None: any)."""
+    """The session is up, subscriptions are made. The broker takes packets of `largest_packet` bytes (None: any);
+    `address` is this end's."""
 
     session: messages.Session
     largest_packet: int | None
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ RETRY_MAX_S: Final = 60.0
 
 
 class Fetching:
-    """What is being fetched (`leaf`, None for nothing), and since when a failure is worth another attempt."""
+    """What is being fetched (`leaf`, None for nothing), and when the last failure (`why`) is worth another attempt."""
 
     def __init__(self, session: MqttSession, clock: Clock) -> None:
         self._session = session
@@ -23,6 +23,7 @@ class Fetching:
         self._deadline = 0.0
         self._retry_at = 0.0
         self._retry_s = RETRY_MIN_S
+        self.why = ""
         self.leaf: ModelLeaf | None = None
 
     @property
@@ -65,7 +66,7 @@ class Fetching:
     def put_off(self, why: str) -> None:
         """Make the next attempt later, and later each time."""
         LOG.warning("%s; trying again in %.0f s", why, self._retry_s)
-        self.leaf = None
+        self.leaf, self.why = None, why
         self._retry_at = self._clock.monotonic() + self._retry_s
         self._retry_s = min(2 * self._retry_s, RETRY_MAX_S)
 

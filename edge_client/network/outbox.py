@@ -5,46 +5,37 @@ over it is frozen and only ever sent again as it is, since the server may have m
 
 An update that lazy upload keeps back is a row like any other, so that a restart loses nothing of it, but is not sent.
 With an update goes what its training made of the layers that stay here, see `personal_layers`.
+
+What is written, and how often, decides how long a flash card lives. So the residuals of error feedback, larger than
+the updates, are written when the outbox is closed: a power cut costs what the last update's compression left out. The
+open task goes with the next reply, or `flush`.
 """
 
+import logging
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, TypeVar
 
 import numpy as np
 
+from edge_client import sqlite_file
+from edge_client.ballast import Ballast, free_bytes
 from edge_client.model import personal_layers
 from edge_client.model.personal_layers import Personal
+from edge_client.network import outbox_file
+from pollen import messages
 from pollen.bundle import Floats
-from pollen.errors import StoreError
+from pollen.errors import MessageError, StoreError
 
-SCHEMA: Final = 3
+LOG = logging.getLogger(__name__)
+
 ANSWERED: Final = 64  # receipts remembered, so that a late task of theirs isn't done again
-_PAGE_BYTES: Final = 4096
-_TABLES: Final = """
-CREATE TABLE reply (
-    task BLOB PRIMARY KEY, leaf TEXT NOT NULL, seq INTEGER NOT NULL, base INTEGER NOT NULL, samples INTEGER NOT NULL,
-    steps INTEGER NOT NULL, handed INTEGER NOT NULL, payload BLOB NOT NULL, residual BLOB
-);
-CREATE TABLE answered (task BLOB NOT NULL UNIQUE, position INTEGER PRIMARY KEY AUTOINCREMENT);
-CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-CREATE TABLE residual (bundle BLOB PRIMARY KEY, vector BLOB NOT NULL);
-CREATE TABLE open_task (only_one INTEGER PRIMARY KEY CHECK (only_one = 1), payload BLOB NOT NULL);
-"""
-# What formats lack; an outbox of an earlier release may hold updates, so it is taken along.
-_MIGRATIONS: Final = {
-    1: """
-ALTER TABLE reply ADD COLUMN skipped INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE reply ADD COLUMN contribution BLOB;
-CREATE TABLE contribution (bundle BLOB NOT NULL, task BLOB NOT NULL, vector BLOB NOT NULL);
-""",
-    2: personal_layers.TABLE,
-}
 
 ReplyLeaf = Literal["update", "result"]
+_Done = TypeVar("_Done")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,24 +78,41 @@ class Outbox:
     """The database at `path`, of at most `limit_bytes`. Used by one thread.
 
     Every method that writes commits to the disk before it returns, and raises StoreError, with nothing changed, when
-    it can't (a full disk, a full outbox). Opening raises StoreError when the file is damaged or of a newer release.
+    it can't (a full disk, though `ballast` was freed; a full outbox). A damaged file is put aside and an empty one
+    begun, since a device that doesn't start is worse than lost updates; `lost` says so until that file is removed.
+    Opening raises StoreError when the file is of a newer release or can't be opened.
     """
 
-    def __init__(self, path: Path, limit_bytes: int) -> None:
+    def __init__(self, path: Path, limit_bytes: int, ballast: Ballast | None = None) -> None:
         self._path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(path, isolation_level=None)
-            self._prepare(limit_bytes)
-            self._rows = {row.task: row for row in self._stored_rows()}
-            self._answered = {task for (task,) in self._database.execute("SELECT task FROM answered")}
-        except (OSError, sqlite3.Error) as error:
-            raise StoreError(
-                f"{path}: can't be used as outbox ({error}); move it away to start an empty one"
-            ) from error
+        self._ballast = ballast or Ballast(path.with_name("ballast"), 0)
+        self._database, self._damaged_rows = outbox_file.open_file(path, limit_bytes, self._ballast.free)
+        self._rows = {row.task: row for row in self._stored_rows()}
+        self._answered = {task for (task,) in self._database.execute("SELECT task FROM answered")}
+        found = self._read("SELECT payload FROM open_task")
+        self._open_task: bytes | None = None if found is None else bytes(found[0])
+        self._open_task_is_stored = True
+        # Model and vector as in `_blob`: what the next update must carry, and what the unsent ones would leave.
+        found = self._read("SELECT bundle, vector FROM residual")
+        self._residual: bytes | None = None if found is None else bytes(found[0]) + bytes(found[1])
+        self._unsent: dict[bytes, bytes] = {}
+
+    @property
+    def lost(self) -> bool:
+        """Whether replies were lost to damage: an outbox that was put aside is still there, or a row was dropped."""
+        return self._damaged_rows > 0 or sqlite_file.damaged_path(self._path).exists()
+
+    def flush(self) -> None:
+        """Write the open task, unless it is written. Raises StoreError."""
+        if not self._open_task_is_stored:
+            self._commit(lambda: None)
 
     def close(self) -> None:
-        """Close the database."""
+        """Write what is written at the end, and close the database."""
+        try:
+            self._commit(self._put_residuals)
+        except StoreError as error:
+            LOG.error("%s", error)
         self._database.close()
 
     def __enter__(self) -> Self:
@@ -138,36 +146,39 @@ class Outbox:
         old = self._rows.get(reply.task)
         if old is not None and old.handed:
             raise StoreError(f"{self._path}: the reply to task {reply.task.hex()} was sent already and can't change")
-        with self._transaction():
+
+        def store() -> Row:
             self._database.execute(
                 "INSERT INTO counter VALUES ('seq', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1"
             )
             (seq,) = self._database.execute("SELECT value FROM counter WHERE name = 'seq'").fetchone()
             payload = reply.build(seq)
-            residual = None if reply.leaf == "result" else _blob(reply.bundle, reply.residual)
             contribution = None if reply.contribution is None else _blob(reply.bundle, reply.contribution)
             known = (reply.task, reply.leaf, seq, reply.base, reply.samples, reply.steps)
             # Not REPLACE: a row keeps its place, so the oldest task goes first.
             self._database.execute(
-                "INSERT INTO reply (task, leaf, seq, base, samples, steps, handed, payload, residual, contribution,"
-                " skipped) VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?)"
+                "INSERT INTO reply (task, leaf, seq, base, samples, steps, handed, payload, crc, contribution, skipped)"
+                " VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?)"
                 " ON CONFLICT (task) DO UPDATE SET"
                 " leaf = excluded.leaf, seq = excluded.seq, base = excluded.base, samples = excluded.samples,"
-                " steps = excluded.steps, payload = excluded.payload, residual = excluded.residual,"
+                " steps = excluded.steps, payload = excluded.payload, crc = excluded.crc, residual = NULL,"
                 " contribution = excluded.contribution, skipped = excluded.skipped",
-                (*known, payload, residual, contribution, reply.skipped),
+                (*known, payload, zlib.crc32(payload), contribution, reply.skipped),
             )
             if reply.personal is not None:
-                personal_layers.keep(self._database, reply.personal)
-        row = self._rows[reply.task] = Row(*known, False, len(payload), reply.skipped)
+                self._put_personal(reply.personal)
+            return Row(*known, False, len(payload), reply.skipped)
+
+        row = self._rows[reply.task] = self._commit(store)
+        if reply.leaf == "update":
+            self._unsent[reply.task] = _blob(reply.bundle, reply.residual)
         return row
 
     def release(self, keep: bytes = b"") -> None:
         """Let the updates that are kept back be sent, but for that of the task `keep`."""
         released = [row for row in self._rows.values() if row.skipped and row.task != keep]
         if released:
-            with self._transaction():
-                self._database.execute("UPDATE reply SET skipped = 0 WHERE task != ?", (keep,))
+            self._commit(lambda: self._database.execute("UPDATE reply SET skipped = 0 WHERE task != ?", (keep,)))
             self._rows.update((row.task, replace(row, skipped=0)) for row in released)
 
     def freeze(self, task: bytes) -> bytes:
@@ -178,15 +189,19 @@ class Outbox:
         row = self._rows[task]
         payload = self.payload(task)
         if not row.handed:
-            with self._transaction():
-                (residual,) = self._database.execute("SELECT residual FROM reply WHERE task = ?", (task,)).fetchone()
+            left = self._unsent.get(task) or self._stored_residual(task) or b""
+
+            def freeze() -> None:
+                # In place, as long as no residual was stored: the record keeps its size.
                 self._database.execute("UPDATE reply SET handed = 1, residual = NULL WHERE task = ?", (task,))
-                if residual is not None:
+                if row.leaf == "update":
                     self._database.execute("DELETE FROM residual")
-                    bundle, vector = residual[:_DIGEST_BYTES], residual[_DIGEST_BYTES:]
-                    if vector:
-                        self._database.execute("INSERT INTO residual VALUES (?, ?)", (bundle, vector))
+
+            self._commit(freeze)
             self._rows[task] = replace(row, handed=True)
+            self._unsent.pop(task, None)
+            if row.leaf == "update":
+                self._residual = left if len(left) > _DIGEST_BYTES else None
         return payload
 
     def personal(self, bundle: bytes, layout: str) -> Personal | None:
@@ -198,14 +213,13 @@ class Outbox:
 
     def residual(self, bundle: bytes, size: int) -> Floats | None:
         """The residual [F] that the next update of the model `bundle` must carry; None when there is none."""
-        found = self._read("SELECT vector FROM residual WHERE bundle = ?", bundle)
-        if found is None or len(found[0]) != 4 * size:
+        if self._residual is None or not self._residual.startswith(bundle):
             return None
-        return np.frombuffer(found[0], np.float32)
+        return _vector((self._residual,), size)
 
     def unsent_residual(self, task: bytes, size: int) -> Floats | None:
         """The residual [F] that an unsent update leaves."""
-        return _vector(self._read("SELECT residual FROM reply WHERE task = ?", task), size)
+        return _vector((self._unsent.get(task) or self._stored_residual(task),), size)
 
     def contribution(self, bundle: bytes, size: int) -> tuple[bytes, Floats] | None:
         """The last merged contribution [F] to the model `bundle` and its task's id; None when there is none."""
@@ -223,7 +237,8 @@ class Outbox:
 
         When it was `merged`, a contribution of this reply is from now on the last merged one.
         """
-        with self._transaction():
+
+        def close() -> list[tuple[bytes]]:
             found = self._database.execute("SELECT seq, contribution FROM reply WHERE task = ?", (task,)).fetchone()
             # First, for it makes the room that what follows needs in a full outbox.
             self._database.execute("DELETE FROM reply WHERE task = ?", (task,))
@@ -237,43 +252,51 @@ class Outbox:
             self._database.execute(
                 "DELETE FROM answered WHERE position <= (SELECT max(position) FROM answered) - ?", (ANSWERED,)
             )
-            answered = self._database.execute("SELECT task FROM answered").fetchall()
-        self._answered = {known for (known,) in answered}
+            return self._database.execute("SELECT task FROM answered").fetchall()
+
+        self._answered = {known for (known,) in self._commit(close)}
+        self._unsent.pop(task, None)
         return self._rows.pop(task, None)
 
     def open_task(self) -> bytes | None:
-        """The payload of the train task that was open when the process ended."""
-        found = self._read("SELECT payload FROM open_task")
-        return None if found is None else bytes(found[0])
+        """The payload of the train task that was open when the process ended, unless it was answered since."""
+        payload = self._open_task
+        try:
+            return None if payload is None or self.was_answered(messages.decode_task(payload).task) else payload
+        except MessageError:
+            return payload
 
     def remember_open_task(self, payload: bytes | None) -> None:
         """Keep the open train task's payload across restarts; None: there is none any more."""
-        with self._transaction():
-            self._database.execute("DELETE FROM open_task")
-            if payload is not None:
-                self._database.execute("INSERT INTO open_task VALUES (1, ?)", (payload,))
+        self._open_task_is_stored = self._open_task_is_stored and payload == self._open_task
+        self._open_task = payload
 
-    def _prepare(self, limit_bytes: int) -> None:
-        execute = self._database.execute
-        check = " ".join(execute("PRAGMA quick_check(1)").fetchone()[0].split())  # its finding may have lines
-        if check != "ok":
-            raise StoreError(f"{self._path}: the outbox is damaged ({check}); move it away to start an empty one")
-        (version,) = execute("PRAGMA user_version").fetchone()
-        if version > SCHEMA:
-            raise StoreError(
-                f"{self._path}: an outbox of a newer release (format {version}, this is {SCHEMA}); upgrade pollen-fl"
-            )
-        # FULL: a commit is on the card before a reply is handed over (SQLite, "pragma synchronous").
-        execute("PRAGMA journal_mode = WAL")
-        execute("PRAGMA synchronous = FULL")
-        execute("PRAGMA cache_size = -256")
-        execute("PRAGMA journal_size_limit = 1048576")
-        if version < SCHEMA:
-            missing = (_TABLES if version == 0 else "") + "".join(
-                step for since, step in _MIGRATIONS.items() if since >= version
-            )
-            self._database.executescript(f"BEGIN IMMEDIATE; {missing} PRAGMA user_version = {SCHEMA}; COMMIT;")
-        execute(f"PRAGMA max_page_count = {max(limit_bytes // _PAGE_BYTES, 16)}")
+    def _put_personal(self, personal: Personal) -> None:
+        # In place where it can be: that writes a third of the pages.
+        done = self._database.execute(
+            "UPDATE personal SET layout = ?, steps = ?, vector = ?"
+            " WHERE bundle = ? AND position = (SELECT max(position) FROM personal)",
+            (personal.layout, personal.steps, personal.values.astype(np.float32, copy=False).data, personal.bundle),
+        )
+        if not done.rowcount:
+            personal_layers.keep(self._database, personal)
+
+    def _put_open_task(self) -> None:
+        self._database.execute("DELETE FROM open_task")
+        if self._open_task is not None:
+            self._database.execute("INSERT INTO open_task VALUES (1, ?)", (self._open_task,))
+
+    def _put_residuals(self) -> None:
+        self._database.execute("DELETE FROM residual")
+        if self._residual is not None:
+            bundle, vector = self._residual[:_DIGEST_BYTES], self._residual[_DIGEST_BYTES:]
+            self._database.execute("INSERT INTO residual VALUES (?, ?)", (bundle, vector))
+        for task, blob in self._unsent.items():
+            self._database.execute("UPDATE reply SET residual = ? WHERE task = ?", (blob, task))
+
+    def _stored_residual(self, task: bytes) -> bytes | None:
+        found = self._read("SELECT residual FROM reply WHERE task = ?", task)
+        return None if found is None or found[0] is None else bytes(found[0])
 
     def _stored_rows(self) -> list[Row]:
         found = self._database.execute(
@@ -291,19 +314,42 @@ class Outbox:
             raise StoreError(f"{self._path}: can't be read ({error})") from error
         return found
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _commit(self, work: Callable[[], _Done]) -> _Done:
+        """One transaction of `work`, once more when the disk was full and room could be made, and the open task."""
         try:
-            self._database.execute("BEGIN IMMEDIATE")
             try:
-                yield
-                self._database.execute("COMMIT")
-            except BaseException:
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
-                raise
+                done = self._transaction(work)
+            except sqlite3.Error as error:
+                if not sqlite_file.is_full(error) or not self._make_room():
+                    raise
+                done = self._transaction(work)
         except sqlite3.Error as error:
             raise StoreError(f"{self._path}: can't be written ({error}); free some disk space") from error
+        self._open_task_is_stored = True
+        return done
+
+    def _transaction(self, work: Callable[[], _Done]) -> _Done:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            done = work()
+            if not self._open_task_is_stored:
+                self._put_open_task()
+            self._database.execute("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+        return done
+
+    def _make_room(self) -> bool:
+        """Free the ballast, and the log of what is in the database already; whether the disk was full at all."""
+        if not self._ballast.free() and free_bytes(self._path.parent) >= sqlite_file.CHECKPOINT_BYTES:
+            return False
+        try:
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            LOG.debug("%s: %s", self._path, error)
+        return True
 
 
 _DIGEST_BYTES: Final = 32

@@ -6,6 +6,7 @@ what is sent after a reconnect is decided by the outbox alone.
 
 import logging
 import random
+import ssl
 import threading
 from collections import deque
 from typing import Any, Final
@@ -18,6 +19,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge_client.clock import Clock
+from edge_client.network.certificates import refused_certificate
 from edge_client.network.events import Acknowledged, Connected, Event, Lost, ModelReceived, Received
 from edge_client.settings import EdgeSettings
 from pollen import messages, topics
@@ -54,6 +56,7 @@ class MqttSession:
         self._refused = ""
         self._random = random.Random()  # noqa: S311 - spreads reconnects, keeps no secret
         self._connection = 0
+        self._checks_dates = True
         self.sent_bytes = 0
         self.received_bytes = 0
         self.reconnects = 0
@@ -150,6 +153,8 @@ class MqttSession:
         session = messages.Session(self._boot, self._connection)
         broker = self._settings.broker
         started = self._clock.monotonic()
+        # What a wrong clock says of a certificate's dates is worth nothing, and would shut the device out for good.
+        self._checks_dates = self._clock.synchronised() is not False
         try:
             client = self._new_client(session)
             properties = _properties(PacketTypes.CONNECT)
@@ -157,6 +162,8 @@ class MqttSession:
             properties.ReceiveMaximum = RECEIVE_MAXIMUM
             properties.MaximumPacketSize = self._settings.upload.snapshot_limit_bytes + PACKET_OVERHEAD_BYTES
             client.connect(broker.host, broker.port, broker.keepalive_s, clean_start=False, properties=properties)
+        except ssl.SSLCertVerificationError as error:
+            return refused_certificate(error, broker, self._clock)
         except (OSError, ValueError, PollenError) as error:
             return str(error)
         code = MQTTErrorCode.MQTT_ERR_SUCCESS
@@ -165,6 +172,10 @@ class MqttSession:
                 code = client.loop(timeout=1.0)
                 if self._client is None and self._clock.monotonic() - started > CONNACK_S:
                     return "no answer to CONNECT"
+                if broker.ca is not None and not self._checks_dates and self._clock.synchronised():
+                    client.disconnect()
+                    client.loop()  # sends it
+                    return "the clock is right now; connecting again to check the certificates' dates"
         except Exception:  # the thread must outlive whatever a hostile peer makes paho do
             LOG.exception("the MQTT client failed; connecting again")
         finally:
@@ -181,7 +192,7 @@ class MqttSession:
         )
         if settings.broker.username:
             client.username_pw_set(settings.broker.username, settings.broker.password)
-        context = settings.broker.tls_context()
+        context = settings.broker.tls_context(check_dates=self._checks_dates)
         if context is not None:
             client.tls_set_context(context)
         will = _properties(PacketTypes.WILLMESSAGE)
@@ -218,7 +229,8 @@ class MqttSession:
         self._client = client
         largest = getattr(properties, "MaximumPacketSize", None)
         LOG.info("connected to %s:%d", self._settings.broker.host, self._settings.broker.port)
-        self._put(Connected(session, largest))
+        connection: Any = client.socket()
+        self._put(Connected(session, largest, "" if connection is None else str(connection.getsockname()[0])))
 
     def _subscribe_model(self, client: Client, leaf: topics.ModelLeaf) -> None:
         # QoS 0: should this subscription outlive a crash, the broker queues nothing for it.

@@ -37,8 +37,9 @@ class Rule(Protocol):
 class Stepper:
     """An optimizer with its state: the schedule's rate, clipping, weight decay and the step, in Keras's order."""
 
-    def __init__(self, optimizer: Optimizer, manifest: Manifest, steps_done: int) -> None:
+    def __init__(self, optimizer: Optimizer, manifest: Manifest, steps_done: int, rate_factor: float) -> None:
         self._learning_rate = optimizer.learning_rate
+        self._factor = np.float32(rate_factor)
         self._clipping = Clipping(optimizer, [tensor.size for tensor in manifest.weights])
         self._decay = np.float32(optimizer.settings.get("weight_decay", 0.0))
         self._decayed = np.empty(manifest.parameters if self._decay else 0, np.float32)
@@ -59,13 +60,14 @@ class Stepper:
     def _rate(self) -> np.float32:
         learning_rate = self._learning_rate
         if isinstance(learning_rate, Schedule):
-            return schedules.rate(learning_rate, self._steps)
-        return np.float32(learning_rate)
+            return schedules.rate(learning_rate, self._steps) * self._factor
+        return np.float32(learning_rate) * self._factor
 
 
-def make(optimizer: Optimizer, manifest: Manifest, *, steps_done: int = 0) -> Stepper:
-    """`optimizer` with fresh state for the weights of `manifest`; its schedule goes on after `steps_done` steps."""
-    return Stepper(optimizer, manifest, steps_done)
+def make(optimizer: Optimizer, manifest: Manifest, *, steps_done: int = 0, rate_factor: float = 1.0) -> Stepper:
+    """`optimizer` with fresh state for the weights of `manifest`; its schedule goes on after `steps_done` steps, and
+    every learning rate is multiplied by `rate_factor`."""
+    return Stepper(optimizer, manifest, steps_done, rate_factor)
 
 
 def add_proximal(g: Floats, w: Floats, w0: Floats, mu: float) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -12,7 +12,7 @@ from edge_client.model.device_model import DeviceModel
 from edge_client.model.store import Version
 from edge_client.network.error_feedback import compress
 from edge_client.network.outbox import Outbox, Reply, Row
-from edge_client.settings import EdgeSettings, Training
+from edge_client.settings import EdgeSettings, Training, Upload
 from edge_client.training import trainer
 from edge_client.training.trainer import Plan, Trained, TrainingRun
 from edge_client.vitals import rss_bytes
@@ -80,23 +80,33 @@ def resume(task: Task, model: DeviceModel, outbox: Outbox, limit_bytes: int) -> 
     return OpenTrain(task, base, local, row.samples, row.steps)
 
 
-def is_due(task: Task, model: DeviceModel, settings: Training, trained_total: int) -> bool:
-    """Whether there are enough examples for `task` that are newer than the first `trained_total`.
+def lacks(task: Task, model: DeviceModel, settings: Training, trained_total: int) -> str:
+    """What is missing until there are enough examples for `task` newer than the first `trained_total`; "": nothing.
 
     Raises MessageError when the task asks for a number of them that can't be.
     """
     learner, graph = model.learner, model.graph
     if learner is None or graph is None:
-        return False
+        return "a model that fits the sensor"
     smallest = graph.manifest.batch if graph.manifest.state_size else 1
-    needed = trainer.number(task.config, "min_samples", settings.new_samples, 1, LARGEST_WAIT)
-    return len(learner.buffer) >= smallest and learner.buffer.total - trained_total >= needed
+    needed = int(trainer.number(task.config, "min_samples", settings.new_samples, 1, LARGEST_WAIT))
+    new = learner.buffer.total - trained_total
+    if new < needed:
+        return f"{new} of {needed} new samples"
+    return f"{len(learner.buffer)} of the {smallest} samples of a batch" if len(learner.buffer) < smallest else ""
 
 
 def start(
-    train: OpenTrain, model: DeviceModel, settings: Training, *, chance: random.Random, clock: Clock
+    train: OpenTrain,
+    model: DeviceModel,
+    settings: Training,
+    *,
+    chance: random.Random,
+    clock: Clock,
+    rate_factor: float = 1.0,
 ) -> TrainingRun:
-    """The next training for the task: from its work so far, or else from the newest snapshot.
+    """The next training for the task: from its work so far, or else from the newest snapshot; `rate_factor` times the
+    learning rate.
 
     Raises MessageError when the task asks for what can't be.
     """
@@ -112,7 +122,7 @@ def start(
         start=base if train.local is None else model.join(train.local),
         base=base,
         steps_done=model.personal.steps,
-        plan=trainer.plan(settings, train.task.config),
+        plan=replace(trainer.plan(settings, train.task.config), rate_factor=rate_factor),
         chance=chance,
         clock=clock,
     )
@@ -132,7 +142,7 @@ def finish(
     train.add(trained, shared)
     try:
         plan = trainer.plan(settings.training, train.task.config)
-        row = store_update(train, trained, model, outbox, plan=plan, default=settings.upload.encoding, chance=chance)
+        row = store_update(train, trained, model, outbox, plan=plan, settings=settings.upload, chance=chance)
     except (StoreError, MessageError) as error:
         LOG.error("the update can't be kept: %s", error)
         return None
@@ -170,10 +180,10 @@ def store_update(
     outbox: Outbox,
     *,
     plan: Plan,
-    default: encoding.Encoding,
+    settings: Upload,
     chance: random.Random,
 ) -> Row:
-    """Put the update of a finished training into the outbox, in the task's encoding or else `default`.
+    """Put the update of a finished training into the outbox, in the task's encoding or else that of the settings.
 
     Where `plan` says so it is a residual, and is kept back while it is small. Raises StoreError when it can't be kept,
     MessageError when it can't be encoded.
@@ -182,13 +192,18 @@ def store_update(
     if graph is None or base is None or shared is None:
         raise StoreError("the model is gone")
     skipped = _skipped(outbox.row(train.task.task), shared - base.weights, plan)
-    chosen = train.task.config.get("encoding", default)
+    chosen = train.task.config.get("encoding", settings.encoding)
     against, origin, missed = None, base.weights, outbox.residual(model.digest, graph.manifest.shared_size)
     if plan.against is not None:
         # What this update misses lies between the contribution and the next model, so the next residual carries it.
         (against, origin), missed = _contributed(plan.against, model, outbox), None
     wire, left = compress(
-        shared - origin, missed, graph.manifest, chosen if chosen in encoding.ENCODINGS else default, chance
+        shared - origin,
+        missed,
+        graph.manifest,
+        chosen if chosen in encoding.ENCODINGS else settings.encoding,
+        chance,
+        share=plan.topk_share or settings.topk_share,
     )
     contribution = None
     if against is not None:
@@ -250,4 +265,7 @@ def _metrics(train: OpenTrain, trained: Trained, model: DeviceModel) -> dict[str
     if model.learner is not None:
         metrics["prequential_error"] = model.learner.prequential.error
         metrics["baseline_error"] = model.learner.prequential.baseline
+        metrics["drifts"] = float(model.learner.drifts)
+        if model.learner.drifts:
+            metrics["samples_since_drift"] = float(model.learner.evaluation.since_drift)
     return messages.finite_metrics(metrics)

@@ -25,6 +25,7 @@ MAX_EPOCHS: Final = 1000
 MAX_STEPS: Final = 100_000
 SKIPS: Final = 10
 MAX_SKIPS: Final = 1000
+LEAST_SHARE: Final = 1e-6
 
 Slots = npt.NDArray[np.int64]
 
@@ -35,10 +36,12 @@ class TrainingDivergedError(PollenError):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How to train: passes over the buffer, the most steps, FedProx's mu, the learning rate (None: the model's).
+    """How to train: passes over the buffer, the most steps, FedProx's mu, the learning rate (None: the model's), which
+    is multiplied by `rate_factor`.
 
     And what to send: lazy upload keeps an update of a norm below `skip_below_norm` back, at most `skips` times running;
-    `against`: None for a plain delta, else the task to whose contribution a residual is asked for (b"": the bundle).
+    `against`: None for a plain delta, else the task to whose contribution a residual is asked for (b"": the bundle);
+    `topk_share`: of the encoding topk (0: the device's own).
     """
 
     epochs: int
@@ -48,6 +51,8 @@ class Plan:
     skip_below_norm: float = 0.0
     skips: int = SKIPS
     against: bytes | None = None
+    topk_share: float = 0.0
+    rate_factor: float = 1.0
 
 
 def plan(settings: Training, config: Mapping[str, Scalar]) -> Plan:
@@ -61,6 +66,7 @@ def plan(settings: Training, config: Mapping[str, Scalar]) -> Plan:
         skip_below_norm=number(config, "skip_below_norm", 0.0, 0.0, 1e30),
         skips=int(number(config, "skips", SKIPS, 0, MAX_SKIPS)),
         against=_against(config),
+        topk_share=number(config, "topk_share", 0.0, LEAST_SHARE, 1.0),
     )
 
 
@@ -126,7 +132,7 @@ class TrainingRun:
         self._base = base
         self._weights, self._state = start[0].copy(), start[1]
         self._plan = plan
-        self._optimizer = optimizers.make(optimizer, manifest, steps_done=steps_done)
+        self._optimizer = optimizers.make(optimizer, manifest, steps_done=steps_done, rate_factor=plan.rate_factor)
         # A personal layer has nothing global to be pulled to.
         self._pulled = tuple(_shared_weights(manifest)) if plan.proximal_mu else ()
         self._chance = chance

@@ -13,9 +13,11 @@ from edge_client.network.outbox import Outbox, Reply
 from edge_client.network.session import MqttSession
 from edge_client.settings import EdgeSettings
 from edge_client.training import trainer
-from edge_client.training.train_task import OpenTrain, diverged, finish, is_due, resume, start
+from edge_client.training.after_drift import AfterDrift
+from edge_client.training.policy import FREE, Policy
+from edge_client.training.train_task import OpenTrain, diverged, finish, lacks, resume, start
 from pollen import messages
-from pollen.errors import MessageError, PollenError, StoreError
+from pollen.errors import MessageError, PollenError, SignatureError, StoreError
 from pollen.fields import MAX_TEXT
 from pollen.messages import Receipt, Result, Task
 from pollen.topics import ModelLeaf
@@ -39,6 +41,7 @@ class Worker:
         *,
         clock: Clock,
         metrics: Callable[[], dict[str, float]],
+        policy: Policy | None = None,
     ) -> None:
         self._settings = settings
         self._model = model
@@ -46,11 +49,14 @@ class Worker:
         self._clock = clock
         self._metrics = metrics
         self._fetching = Fetching(session, clock)
+        self._policy = policy or Policy(settings.policy, clock)
         self._chance = random.Random()  # noqa: S311 - shuffles examples, keeps no secret
+        self._after_drift = AfterDrift(settings.drift)
         self._train: OpenTrain | None = None
         self._evaluations: deque[Task] = deque()
         self._job: Task | None = None
         self._run: trainer.TrainingRun | None = None
+        self._paused = False
         self._evaluation: trainer.EvaluationRun | None = None
         self._trained_total = 0
         self.updates_made = 0
@@ -123,22 +129,63 @@ class Worker:
         else:
             try:
                 self._model.take_snapshot(payload, job.version)
-            except MessageError as error:
+            except (MessageError, SignatureError) as error:
                 LOG.warning("%s; refused", error)
             self._begin(job)
 
+    @property
+    def hold(self) -> int:
+        """The code of the reason why the policy holds training, 0 for none; see `policy`."""
+        return self._policy.hold.code
+
+    @property
+    def grows(self) -> bool:
+        """Whether an update waits that further training adds to: what it was trained from must not be lost."""
+        train = self._train
+        return train is not None and train.local is not None and not train.is_final(self._outbox.row(train.task.task))
+
+    @property
+    def waiting_for(self) -> str:
+        """Why the device isn't training now, in words; "" while it is."""
+        if self._run is not None:
+            return self._policy.hold.why
+        if self._evaluation is not None:
+            return "it evaluates the model for the server"
+        if self._train is None:
+            return "no task from the server" + ("" if self._fetching.possible else ", there is no connection")
+        task, row = self._train.task, self._outbox.row(self._train.task.task)
+        if self._train.is_final(row):
+            return "no receipt from the server yet for what was learned last"
+        if self._fetching.leaf is not None:
+            return f"the {'model' if self._fetching.leaf == 'bundle' else 'newest weights'} from the server"
+        if self._fetching.waits:
+            return self._fetching.why
+        if self._model.digest != task.bundle:
+            return "the task's model isn't here yet"
+        try:
+            missing = lacks(task, self._model, self._settings.training, self._trained_total)
+        except MessageError as error:
+            return str(error)
+        return self._model.problem or missing or self._policy.hold.why
+
     def advance(self) -> float:
         """Do what can be done in one slice; returns the seconds until there may be more to do."""
+        if self._job is not None and self._fetching.leaf is None and self._model.digest != self._job.bundle:
+            self._abandon()
         seconds = self._settings.training.slice_ms / 1000
+        started = self._clock.monotonic()
         if self._run is not None:
             self._train_slice(self._run, seconds)
+            self._policy.spent(self._clock.monotonic() - started)
         elif self._evaluation is not None:
             self._evaluate_slice(self._evaluation, seconds)
+            self._policy.spent(self._clock.monotonic() - started)
         elif self._fetching.leaf is None:
             self._choose()
         elif self._fetching.overdue:
             self._not_fetched()
-        return IDLE_S if self._run is None and self._evaluation is None else 0.0
+        trains = self._run is not None and self._policy.hold is FREE
+        return 0.0 if trains or self._evaluation is not None else IDLE_S
 
     def _opened(self, task: Task) -> OpenTrain:
         """The task with its work so far; what is kept back for another, or can't grow any more, is sent now."""
@@ -181,9 +228,10 @@ class Worker:
         return self._train.task
 
     def _is_due(self, task: Task) -> bool:
-        """Whether there are enough new examples for the train task."""
+        """Whether there are enough new examples for the train task, and the policy lets it begin."""
         try:
-            return is_due(task, self._model, self._settings.training, self._trained_total)
+            missing = lacks(task, self._model, self._settings.training, self._trained_total)
+            return not missing and self._policy.hold is FREE
         except MessageError as error:
             self._refuse(task, str(error))
             return False
@@ -231,8 +279,15 @@ class Worker:
             self._evaluation = trainer.EvaluationRun(graph, learner.buffer, *values, self._clock)
         elif self._train is not None:
             try:
-                how = self._settings.training
-                self._run = start(self._train, self._model, how, chance=self._chance, clock=self._clock)
+                self._run = start(
+                    self._train,
+                    self._model,
+                    self._settings.training,
+                    chance=self._chance,
+                    clock=self._clock,
+                    rate_factor=self._after_drift.factor(learner.drifted_at),
+                )
+                self._model.begin_training()
             except MessageError as error:
                 self._refuse(job, str(error))
 
@@ -243,12 +298,20 @@ class Worker:
         if train is None or learner is None or (row is not None and row.handed):
             self._rest()
             return
+        if self._policy.hold is not FREE:  # it goes on later where it is now
+            self._paused = True
+            self._model.record.rest()
+            return
+        if self._paused:
+            self._paused = False
+            self._model.begin_training()
         try:
             if not run.advance(seconds):
                 return
         except trainer.TrainingDivergedError as error:
             self._trained_total = learner.buffer.total
             diverged(train, run, self._model)
+            self._model.diverged()
             self._refuse(train.task, str(error))
             return
         self._trained_total = learner.buffer.total
@@ -290,10 +353,20 @@ class Worker:
             self._fetching.rest()
 
     def _put_off(self, why: str) -> None:
+        if self._job is not None and self._job.kind == "evaluate" and self._fetching.possible:
+            self._refuse(self._job, why)  # else it would hold up all others for as long as the server has another model
+            return
         self._fetching.put_off(why)
         self._job = None
 
+    def _abandon(self) -> None:
+        """The device went back to the bundle before this job's: what was learned with that one is worth nothing."""
+        if self._train is not None:
+            self._train.local = None
+        self._rest()
+
     def _rest(self) -> None:
         """The job is done, wanted no more, or to be chosen anew."""
+        self._model.record.rest()
         self._job = self._run = self._evaluation = None
         self._fetching.done()

@@ -72,7 +72,7 @@ def device(server: Server, tmp_path: Path) -> Iterator[Callable[..., Device]]:
         one = Device(python, settings, _environment())
         started.append(one)
         if wait:
-            server.wait_for(lambda: server.online(name), 15, f"birth of {name}; log:\n{one.log()}")
+            server.wait_for(lambda: server.online(name), 40, f"birth of {name}; log:\n{one.log()}")
         return one
 
     yield start

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -129,6 +130,7 @@ class Device:
     """One `pollen-edge` process."""
 
     def __init__(self, python: str, settings_file: Path, environment: dict[str, str]) -> None:
+        self.settings_file = settings_file
         self._log = settings_file.with_suffix(".log")
         self.state_dir = settings_file.parent / "state"
         self._stream = self._log.open("ab")
@@ -154,6 +156,12 @@ class Device:
         self.process.kill()
         self.process.wait(10)
         self._stream.close()
+
+
+def rows(device: Device) -> list[tuple[Any, ...]]:
+    """What is in the outbox: task, handed, payload."""
+    with sqlite3.connect(f"file:{device.state_dir / 'outbox.sqlite'}?mode=ro", uri=True) as database:
+        return database.execute("SELECT task, handed, payload FROM reply").fetchall()
 
 
 def stream(folder: Path, rows: int = 600) -> Path:
@@ -202,6 +210,8 @@ def _toml(value: Any) -> str:
         return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
     return repr(value) if isinstance(value, int | float) else f'"{value}"'
 
 

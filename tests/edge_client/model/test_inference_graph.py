@@ -12,7 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
+from edge_client.model.bundle_record import BundleRecord
 from edge_client.model.published_graph import PublishedGraph
+from edge_client.model.trust import ModelTrust
 from edge_client.sensors.sampling import Sample
 from edge_client.settings import Inference as InferenceSettings
 from pollen import messages, topics
@@ -181,7 +183,9 @@ def test_a_graph_that_is_damaged_or_of_another_model_is_not_used(
 @pytest.fixture
 def published(tmp_path: Path) -> PublishedGraph:
     settings = loaded(write_settings(tmp_path, "pi-1", 1, {"inference": {"graph": "always"}}))
-    return PublishedGraph(settings, tmp_path / "current.infer")
+    return PublishedGraph(
+        settings, tmp_path / "current.infer", trust=ModelTrust(None), record=BundleRecord(tmp_path / "bundles.json")
+    )
 
 
 def test_it_predicts_as_long_as_nothing_newer_is_known(published: PublishedGraph, bundle: Bundle, graph: bytes) -> None:
@@ -239,7 +243,9 @@ def test_a_graph_that_fails_when_it_runs_is_used_no_more(
     graph = rows_of_a_table(kind)
     with bench(tmp_path / "device") as device:
         settings = replace(device.settings, inference=InferenceSettings(setting))
-        published = device.model.published = PublishedGraph(settings, tmp_path / "current.infer")
+        published = device.model.published = PublishedGraph(
+            settings, tmp_path / "current.infer", trust=ModelTrust(None), record=BundleRecord(tmp_path / "bundles.json")
+        )
         device.use(bundle, version=1)
         learner = device.model.learner
         assert learner is not None
@@ -250,7 +256,7 @@ def test_a_graph_that_fails_when_it_runs_is_used_no_more(
                 published.take(message(bundle, graph, 1))
         else:
             published.take(message(bundle, graph, 1))
-            for value, version, predictions in ((2.0, 1, 1), (bad, -1, 1)):
+            for value, version, predictions in ((2.0, 1, 2), (bad, -1, 2)):
                 scored = learner.prequential.count
                 device.model.observe([sample(value, number) for number in range(100, 105)])
                 assert learner.prequential.count == scored + 1

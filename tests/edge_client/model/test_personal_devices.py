@@ -45,7 +45,7 @@ def test_an_update_has_the_shared_tensors_and_nothing_personal_is_ever_sent(
 ) -> None:
     bundle = bundles("personal")
     server.publish_model(bundle, 0)
-    one = device(python=device_python)
+    one = device(python=device_python, upload={"encoding": "f32"})
     _, personal = Sharing(bundle.manifest).split(bundle.weights, bundle.state)
     steps = 0
     for version in (1, 2):
@@ -147,14 +147,14 @@ def test_a_restarted_device_and_a_new_bundle_go_on_with_the_personal_values(
     assert stored(one, bundle).steps == again.steps, "the server may go back to it"
 
 
-@pytest.mark.parametrize("encoding", ["f16", "q8"])
+@pytest.mark.parametrize("encoding", ["f16", "q8", "topk"])
 def test_moving_averages_stay_usable_through_lossy_encodings(
     server: Server, device: Devices, bundles: Bundles, encoding: str
 ) -> None:
     bundle = bundles("personal")
     shared = bundle.shared
     server.publish_model(bundle, 0)
-    device(upload={"encoding": encoding})
+    device(upload={"encoding": encoding, "topk_share": 0.25})
     losses = []
     for version in range(1, 6):
         update = server.update(server.task(bundle, version=version - 1, config={"epochs": 3}), 60)

@@ -18,7 +18,7 @@ from edge_client.model.store import ModelStore
 from edge_client.network.outbox import Outbox
 from edge_client.settings import EdgeSettings, Learner, Training
 from edge_client.training import optimizers
-from edge_client.training.train_task import OpenTrain, diverged, finish, is_due, resume, start
+from edge_client.training.train_task import OpenTrain, diverged, finish, lacks, resume, start
 from edge_client.training.trainer import TrainingDivergedError
 from pollen import encoding, messages
 from pollen.bundle import Bundle, Floats
@@ -87,7 +87,9 @@ class Bench:
 @contextmanager
 def bench(folder: Path, **settings: Any) -> Iterator[Bench]:
     with Outbox(folder / "outbox.sqlite", LIMIT) as outbox:
-        yield Bench(folder, outbox, **settings)
+        device = Bench(folder, outbox, **settings)
+        yield device
+        device.store.flush()
 
 
 def examples() -> tuple[Floats, Floats]:
@@ -119,7 +121,7 @@ def test_two_trainings_equal_the_same_steps_by_hand(
     bundle = with_personal(bundles("personal"), personal)
     with bench(tmp_path, proximal_mu=mu) as device:
         device.use(bundle)
-        train = device.task()
+        train = device.task(encoding="f32")
         for _ in range(2):
             update = device.train(train)
         weights, state = bundle.weights, bundle.state
@@ -227,7 +229,7 @@ def test_a_negative_moving_variance_is_used_as_zero_and_repaired_by_the_next_upd
         assert encoding.named(state, bundle.manifest.state)["norm/moving_variance"].tolist() == [0.0] * len(view)
         assert device.model.learner is not None
         assert device.model.learner.prequential.error < 1e2, "predictions are numbers"
-        update = device.train(device.task())
+        update = device.train(device.task(encoding="f32"))
         merged = encoding.named(shared + decoded(update, bundle), bundle.manifest.shared)["norm/moving_variance"]
         assert merged.min() >= 0
         assert np.isfinite(list(update.metrics.values())).all()
@@ -305,9 +307,9 @@ def test_a_model_with_state_waits_for_a_whole_batch_and_needs_room_for_one(bundl
         assert device.model.take_bundle(bundle.to_bytes(), bundle.digest)
         task = device.task().task
         device.model.observe(sine(WINDOW + 7))
-        assert not is_due(task, device.model, device.settings.training, 0)
+        assert lacks(task, device.model, device.settings.training, 0)
         device.model.observe(sine(WINDOW + 8)[-1:])
-        assert is_due(task, device.model, device.settings.training, 0)
+        assert not lacks(task, device.model, device.settings.training, 0)
         small = replace(device.settings, learner=Learner(replay_samples=7))
         narrow = DeviceModel(small, device.store, device.outbox)
         with pytest.raises(BundleError, match=r"whole batches of 8; learner\.replay_samples = 7"):

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 from edge_client.model.personal_layers import Personal
 from edge_client.network.outbox import ANSWERED, Outbox, Reply
+from pollen import messages
 from pollen.errors import StoreError
 
 LIMIT = 2**22
@@ -140,24 +142,109 @@ def test_a_full_outbox_says_so_and_keeps_what_it_has(tmp_path: Path) -> None:
         outbox.put(reply(B, b"small"))
 
 
-def test_a_damaged_or_newer_store_is_refused_by_name(tmp_path: Path) -> None:
-    garbage = tmp_path / "garbage.sqlite"
-    garbage.write_bytes(os.urandom(8192))
-    with pytest.raises(StoreError, match=r"garbage\.sqlite"):
-        Outbox(garbage, LIMIT)
-    damaged = tmp_path / "damaged.sqlite"
-    with Outbox(damaged, LIMIT) as outbox:
-        outbox.put(reply(A, os.urandom(20000)))
-    content = bytearray(damaged.read_bytes())
+def _garbage(path: Path) -> None:
+    path.write_bytes(os.urandom(8192))
+
+
+def _broken_pages(path: Path) -> None:
+    content = bytearray(path.read_bytes())
     content[4096:12288] = b"\xee" * 8192
-    damaged.write_bytes(content)
-    with pytest.raises(StoreError, match=r"damaged\.sqlite"):
-        Outbox(damaged, LIMIT)
+    path.write_bytes(content)
+
+
+def _foreign_format(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[60:64] = b"\x8a\x3f\x00\x01"  # the header's user version
+    path.write_bytes(content)
+
+
+def _missing_table(path: Path) -> None:
+    with sqlite3.connect(path) as database:
+        database.execute("DROP TABLE answered")
+    database.close()
+
+
+@pytest.mark.parametrize("damage", [_garbage, _broken_pages, _foreign_format, _missing_table])
+def test_a_damaged_outbox_is_put_aside_and_an_empty_one_begun(
+    tmp_path: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "outbox.sqlite"
+    for minutes in (1, 2):  # the second time in place of what was put aside the first
+        with Outbox(path, LIMIT) as outbox:
+            before = outbox.put(reply(A, os.urandom(20000))).seq
+        damage(path)
+        os.utime(path, (time.time() + 60 * minutes,) * 2)
+        with Outbox(path, LIMIT) as outbox:
+            assert outbox.rows == ()
+            assert outbox.lost
+            assert outbox.put(reply(B, b"new")).seq > before, "the server has seen those before"
+        assert "outbox.sqlite is damaged" in caplog.text
+        assert sorted(found.name for found in tmp_path.iterdir()) == ["outbox.sqlite", "outbox.sqlite.damaged"]
+    with Outbox(path, LIMIT) as outbox:
+        assert [row.task for row in outbox.rows] == [B]
+        assert outbox.lost
+        (tmp_path / "outbox.sqlite.damaged").unlink()
+        assert not outbox.lost
+
+
+def test_a_reply_with_a_flipped_bit_is_dropped_and_the_others_stay(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.sqlite"
+    with Outbox(path, LIMIT) as outbox:
+        outbox.put(reply(A, b"a" * 100))
+        outbox.put(reply(B, b"b" * 100))
+    content = path.read_bytes()
+    assert content.count(b"a" * 100) == 1
+    path.write_bytes(content.replace(b"a" * 100, b"a" * 99 + b"c"))
+    with Outbox(path, LIMIT) as outbox:
+        assert [row.task for row in outbox.rows] == [B]
+        assert outbox.lost
+
+
+def test_an_outbox_of_a_newer_release_is_refused_by_name(tmp_path: Path) -> None:
     newer = tmp_path / "newer.sqlite"
     with sqlite3.connect(newer) as database:
         database.execute("PRAGMA user_version = 99")
     with pytest.raises(StoreError, match=r"newer\.sqlite.*newer release"):
         Outbox(newer, LIMIT)
+
+
+def test_a_kill_costs_no_more_than_the_last_residual(tmp_path: Path) -> None:
+    path, digest = tmp_path / "outbox.sqlite", b"d" * 32
+    with Outbox(path, LIMIT) as outbox:
+        outbox.put(reply(A, b"x", bundle=digest, residual=np.array([1, 2], np.float32)))
+        outbox.freeze(A)
+    killed = Outbox(path, LIMIT)
+    killed.put(reply(B, b"carries it", bundle=digest, residual=np.array([3, 4], np.float32)))
+    killed.freeze(B)
+    with Outbox(path, LIMIT) as outbox:  # while the other was never closed
+        assert outbox.residual(digest, 2) is None, "what B carries must not be carried twice"
+    killed.close()
+
+
+def test_the_open_task_is_stored_with_the_next_reply_or_flush(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.sqlite"
+    killed = Outbox(path, LIMIT)
+    killed.remember_open_task(b"first")
+    killed.put(reply(A, b"x"))
+    with Outbox(path, LIMIT) as outbox:
+        assert outbox.open_task() == b"first"
+    killed.remember_open_task(b"second")
+    killed.flush()
+    with Outbox(path, LIMIT) as outbox:
+        assert outbox.open_task() == b"second"
+    killed.close()
+
+
+def test_an_open_task_that_was_answered_is_not_taken_up_again(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.sqlite"
+    task = messages.encode(messages.Task(A, "train", "telemetry", 1, b"d" * 32, {}))
+    killed = Outbox(path, LIMIT)
+    killed.remember_open_task(task)
+    killed.put(reply(A, b"x"))
+    killed.receipted(A)
+    with Outbox(path, LIMIT) as outbox:
+        assert outbox.open_task() is None
+    killed.close()
 
 
 _WRITER = """

@@ -63,7 +63,7 @@ def test_training_goes_on_until_the_update_is_large_enough(server: Server, devic
     assert one.log().count("kept back") >= 1
 
 
-@pytest.mark.parametrize("encoding", ["f32", "q8"])
+@pytest.mark.parametrize("encoding", ["f32", "q8", "topk"])
 def test_what_is_kept_back_survives_a_kill_and_is_sent_when_another_task_comes(
     server: Server, device: Devices, bundles: Bundles, encoding: str
 ) -> None:
