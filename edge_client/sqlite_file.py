@@ -7,7 +7,7 @@ from typing import Final
 
 from edge_client.ballast import free_bytes
 
-# Small pages, since a transaction of a few bytes writes whole ones: 1 kB a transaction costs a third of that with 4096.
+# Small pages, since a transaction of a few bytes writes whole ones.
 PAGE_BYTES: Final = 1024
 CHECKPOINT_BYTES: Final = 2**20  # of write-ahead log: rows that live shortly never reach the database's own pages
 _NEWEST_FORMAT: Final = 10_000  # a version that no release will reach is a damaged one

@@ -272,7 +272,7 @@ class Outbox:
         self._open_task = payload
 
     def _put_personal(self, personal: Personal) -> None:
-        # In place where it can be: that writes a third of the pages.
+        # In place where it can be, which touches neither the index nor the sequence of positions.
         done = self._database.execute(
             "UPDATE personal SET layout = ?, steps = ?, vector = ?"
             " WHERE bundle = ? AND position = (SELECT max(position) FROM personal)",
