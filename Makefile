@@ -9,7 +9,7 @@ PYTHON := $(ROOT)/.venv/bin/python
 help:
 	@echo "make demo    a fleet learns from this machine's sensors, live; options: make demo ARGS=\"--minutes 1 --devices 4\""
 	@echo "make test    ruff, mypy --strict and pytest, with everything they need"
-	@echo "make test-slow   the tests that take minutes: a real Flower SuperLink with SuperNodes, alone and beside MQTT devices"
+	@echo "make test-slow   the tests that take minutes: a real Flower SuperLink, 200 kill -9 of a device, its 24 hours in a quarter of one"
 	@echo "make test-arm    emulated ARM processors train, and learn what this machine learns: ten minutes, 400 MB; no root needed"
 	@echo "make bench   the measurements of benchmarks/, as ratios"
 	@echo "make clean   remove what was installed and cached here; runs/ stays"
@@ -42,6 +42,12 @@ bench:
 	@cd $(ROOT) && $(PYTHON) -m benchmarks.adaptive
 	@cd $(ROOT) && $(PYTHON) -m benchmarks.device_memory --tflite .venv-tflite/bin/python
 	@cd $(ROOT) && $(PYTHON) -m benchmarks.training_step
+	@cd $(ROOT) && $(PYTHON) -m benchmarks.nab
+	@cd $(ROOT) && $(PYTHON) -m benchmarks.motionsense
+	@cd $(ROOT) && $(PYTHON) -m benchmarks.upload_cost
+	@cd $(ROOT) && $(PYTHON) -m benchmarks.device_cost
+	@cd $(ROOT) && $(PYTHON) -m benchmarks.device_writes
+	@cd $(ROOT) && $(PYTHON) -m benchmarks.sampling_jitter
 
 clean:
 	rm -rf $(ROOT)/.venv $(ROOT)/.venv-tflite $(ROOT)/.cache $(ROOT)/build $(ROOT)/*.egg-info \
