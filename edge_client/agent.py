@@ -39,6 +39,7 @@ LOG = logging.getLogger(__name__)
 
 SAMPLES_A_TURN: Final = 64
 LAST_WORDS_S: Final = 3.0
+OUTBOX_FLUSHES: Final = 10  # flushes of the samples to one of the outbox
 
 
 class Agent:
@@ -59,7 +60,7 @@ class Agent:
         self._stream = StreamStore(
             settings.state_dir / "stream.sqlite", settings.storage, settings.learner, self._ballast, self._clock
         )
-        self._write_due = 0.0
+        self._write_due = self._settle_due = 0.0
         self._model = DeviceModel(settings, self._store, self._outbox)
         self._session = MqttSession(settings, os.urandom(8), self._clock, self._wake)
         self._budget = Budget(settings.upload.bytes_per_day, settings.state_dir / "sent_today", self._clock)
@@ -144,6 +145,10 @@ class Agent:
         self._write_due = now + self._settings.storage.flush_s
         self._ballast.make()
         self._stream.flush()
+        if now < self._settle_due:
+            return
+        # Mostly the next reply has taken open task and receipts along by then.
+        self._settle_due = now + OUTBOX_FLUSHES * self._settings.storage.flush_s
         try:
             self._outbox.flush()
         except StoreError as error:
@@ -200,9 +205,7 @@ class Agent:
             models=(self._settings.model,),
             clock={True: "synchronised", False: "unsynchronised", None: ""}[self._clock.synchronised()],
         )
-        payload = messages.encode(birth)
-        if not self._budget.allows(len(payload)):
-            return
+        payload = messages.encode(birth)  # sent whatever was spent: without it the device counts as gone
         if self._session.publish("state", payload, qos=1, retain=True) is not None:
             self._birth_model = self._model.digest
             self._budget.spend(len(payload))

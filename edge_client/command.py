@@ -27,7 +27,7 @@ a minimal edge.toml:
   key = "pi-1.key"
 
   [sensor]
-  kind = "host"                    # or "replay", or a sensor of your own
+  kind = "host"                    # or bme280, iio, hwmon, serial, mqtt, replay, one of your own
   period_s = 1.0
 """
 

@@ -66,7 +66,8 @@ class Report:
             "update_bytes": delivery.update_bytes,
             "sent_bytes": session.sent_bytes,
             "received_bytes": session.received_bytes,
-            "train_seconds_total": parts.worker.train_seconds,
+            "train_seconds_total": parts.worker.train_seconds + parts.worker.own.seconds,
+            "own_trainings": parts.worker.own.trainings,
             "training_held": parts.worker.hold,
             "reconnects": session.reconnects,
             "refused_models": model.trust.refused,
@@ -126,13 +127,16 @@ class Report:
             "training": {
                 "waiting_for": parts.worker.waiting_for,
                 "updates": parts.worker.updates_made,
-                "seconds_total": parts.worker.train_seconds,
+                "own": parts.worker.own.trainings,
+                "seconds_total": parts.worker.train_seconds + parts.worker.own.seconds,
             },
             "last_merge": merge,
             "connection": {
                 "broker": f"{settings.broker.host}:{settings.broker.port}",
                 "connected": parts.session.connected,
+                "problem": "" if parts.session.connected else parts.session.problem,
                 "waiting": len(parts.outbox.rows),
+                "held": parts.delivery.held,
                 "sent_bytes": parts.session.sent_bytes,
                 "received_bytes": parts.session.received_bytes,
             },
@@ -144,12 +148,22 @@ class Report:
         parts = self._parts
         found = [
             parts.model.problem,
-            "" if parts.sampler.channels else "the sensor is not open; see the log",
+            self._sensor_problem(),
+            f"samples are not kept: {parts.stream.problem}" if parts.stream.problem else "",
             "some updates were in a damaged outbox that was moved aside" if parts.outbox.lost else "",
-            "an update is larger than the broker's packet limit; see the log" if parts.delivery.oversize else "",
+            "an update is larger than may be sent; see the log" if parts.delivery.oversize else "",
             *(f"bundle {digest[:8]} is refused: {why}" for digest, why in parts.model.record.refused.items()),
         ]
         return [problem for problem in found if problem]
+
+    def _sensor_problem(self) -> str:
+        sampler = self._parts.sampler
+        if not sampler.channels:
+            return "the sensor is not open; see the log"
+        if sampler.ended:
+            return "the sensor's recording has ended"
+        silent_s = sampler.silent_s
+        return f"no reading for {silent_s:.0f} s; check the sensor's cable" if sampler.is_silent else ""
 
 
 def _learned(learner: Learner) -> dict[str, float]:

@@ -20,6 +20,7 @@ _ENVIRONMENT: Final = {
     sqlite3.SQLITE_NOMEM,
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
 }
 
 
@@ -92,6 +93,7 @@ def _connect(path: Path, limit_bytes: int) -> tuple[sqlite3.Connection, int]:
             "journal_mode = WAL",
             "synchronous = FULL",
             "cache_size = -256",
+            "secure_delete = OFF",  # on in Debian's SQLite, where each page of a deleted row is written once more
             f"journal_size_limit = {CHECKPOINT_BYTES}",
             f"wal_autocheckpoint = {CHECKPOINT_BYTES // page_bytes}",
             f"max_page_count = {max(limit_bytes // page_bytes, 16)}",

@@ -37,16 +37,22 @@ class Evaluation:
         self._classes = max(Labeller(manifest).classes, 1)
         self._majority = MajorityClass(self._classes)
         self._last_target = LastTarget()
-        self._drift = None if drift_settings is None else drift.make(drift_settings)
-        self._anomaly = AnomalyScore(anomaly) if anomaly is not None and anomaly.enabled else None
+        self._drift_settings, self._anomaly_settings = drift_settings, anomaly
+        self.model_changed()
         self.prequential = Prequential()
         self.error: float | None = None
-        self.probability: float | None = None
-        self.is_anomaly = False
         self.drifts = 0
         self.drifted_at: float | None = None
         self.since_drift = 0
         self.anomalies = 0
+
+    def model_changed(self) -> None:
+        """What is usual for the errors is to be found out anew: those of another model say nothing of the stream."""
+        drift_settings, anomaly = self._drift_settings, self._anomaly_settings
+        self._drift = None if drift_settings is None else drift.make(drift_settings)
+        self._anomaly = AnomalyScore(anomaly) if anomaly is not None and anomaly.enabled else None
+        self.probability: float | None = None
+        self.is_anomaly = False
 
     def guess(self, window: Window) -> Array | int | None:
         """What the baseline says of a window; None while there is nothing to guess from."""

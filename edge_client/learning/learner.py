@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from edge_client.learning.drift.state import count
 from edge_client.learning.evaluation import Evaluation
 from edge_client.learning.labels import LabelEvent, LateLabels
 from edge_client.learning.prediction import Prediction, values_of
@@ -33,7 +34,8 @@ class Learner:
     `channels`: inputs of the model, C; `label_channel`: the place among the sensor's channels of the one that is the
     label and no input. `standardiser` belongs to the sensor and outlives models; it learns from a reading after the
     windows that the reading completes were taken. `listeners` are given each prediction that is a number. After a
-    drift buffer and statistics forget what is old.
+    drift buffer and statistics forget what is old. `trained_total`: how many of the buffer's examples so far the last
+    training for a task knew, also one before a restart.
 
     Memory is fixed: window, buffer, a few sums, and windows whose truth may still come, at most the horizon or
     `labels.waiting`. Raises BundleError when the model doesn't fit the sensor or the target.
@@ -65,6 +67,8 @@ class Learner:
         self._late = LateLabels(labels or Labels())
         self._next_number = 0
         self._version = -1
+        self._untrained: int | None = None  # examples, of those a restart brings back
+        self.trained_total = 0
         self._keep = 0 if drift is None else drift.keep_samples
         self._a_listener_failed = False
         self._new_evaluation = partial(Evaluation, graph.manifest, settings.target, drift, anomaly)
@@ -114,8 +118,10 @@ class Learner:
     def use(self, graph: TrainingGraph) -> bool:
         """Go on with another graph; False when its examples differ, so that a new Learner is needed."""
         same = _examples(self._graph.manifest) == _examples(graph.manifest)
-        if same:
+        if same and graph is not self._graph:
             self._graph = graph
+            self.trained_total = 0
+            self.evaluation.model_changed()
         return same
 
     def observe(
@@ -161,10 +167,18 @@ class Learner:
                 if y is not None:
                     self.buffer.add(window.x, y, reservoir=False)
 
+    def refilled(self) -> None:
+        """All that was kept is there again: go on from it as from what was there before the restart."""
+        if self._untrained is not None:
+            self.trained_total = max(self.buffer.total - self._untrained, 0)
+        if self.drifts and self._keep:
+            self.buffer.forget(self._keep + self.since_drift)
+
     def state(self) -> dict[str, Any]:
         """What was learned besides weights and examples, for CBOR."""
         return {
             "examples": self._fingerprint(),
+            "untrained": self.buffer.total - self.trained_total,
             "standardiser": None if self._standardiser is None else self._standardiser.state(),
             "evaluation": self.evaluation.state(),
         }
@@ -175,14 +189,15 @@ class Learner:
         Raises ValueError, and changes nothing, when it is damaged or of other channels.
         """
         try:
-            evaluation = self._new_evaluation()
+            evaluation, untrained = self._new_evaluation(), None
             if state["examples"] == self._fingerprint():
                 evaluation.restore(state["evaluation"])
+                untrained = count(state, "untrained", 2**63)
             if self._standardiser is not None:
                 self._standardiser.restore(state["standardiser"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"the learner's state lacks something: {error}") from error
-        self.evaluation = evaluation
+        self.evaluation, self._untrained = evaluation, untrained
 
     def _events(self, sample: Sample, *, seen_before: bool = False) -> list[Event]:
         """The windows that a sample completes, and the truths that it tells."""

@@ -179,7 +179,10 @@ class MajorityClass:
 
     def restore(self, state: Sequence[Any]) -> None:
         """Go on from a `state`. Raises ValueError when it isn't one of as many classes."""
-        self._counts = np.array([int(count) for count in _positive(state, len(self._counts))], np.int64)
+        counts = _positive(state, len(self._counts))
+        if max(counts) >= 2.0**63:
+            raise ValueError("a count is too large")
+        self._counts = np.array([int(count) for count in counts], np.int64)
 
 
 class LastTarget:

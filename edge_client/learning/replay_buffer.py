@@ -98,6 +98,11 @@ class ReplayBuffer:
             self._recent = len(newest)
             self._next = self._recent % self._ring
 
+    @property
+    def example_bytes(self) -> int:
+        """Bytes of one example."""
+        return int(self._x[0].nbytes + self._y[0].nbytes)
+
     def reservoir_serials(self) -> Slots:
         """The serial numbers of the examples in the reservoir's places 0, 1, …; [r], a copy."""
         return self._serial[self._ring : self._ring + self._kept].copy()

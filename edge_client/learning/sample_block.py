@@ -66,6 +66,12 @@ class Block:
         if len(self.values) != int(self.readings["count"].sum()) or not np.isfinite(self.values).all():
             raise ValueError("a block whose values aren't those of its readings")
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """The earliest and the latest monotonic time of its readings."""
+        times = self.readings["monotonic"]
+        return (float(times.min()), float(times.max())) if len(times) else (math.inf, -math.inf)
+
     def give_label(self, label: float, first: float, last: float) -> None:
         """A label that came late, for the readings whose monotonic time is in [first, last]."""
         times = self.readings["monotonic"]

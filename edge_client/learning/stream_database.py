@@ -140,9 +140,10 @@ class StreamDatabase:
         found = self._checked("SELECT crc, payload FROM block WHERE id = ?", stored.block)
         return found[0] if found else None
 
-    def late_labels(self, run: int) -> list[tuple[float, float, float]]:
-        """The labels (first, last, label) that came late in a run, oldest first."""
-        return self._execute("SELECT first, last, label FROM late_label WHERE run = ? ORDER BY id", (run,)).fetchall()
+    def late_labels(self, run: int, since: float, until: float) -> list[tuple[float, float, float]]:
+        """The labels (first, last, label) that came late in a run for times from `since` to `until`, oldest first."""
+        query = "SELECT first, last, label FROM late_label WHERE run = ? AND last >= ? AND first <= ? ORDER BY id"
+        return self._execute(query, (run, since, until)).fetchall()
 
     def examples(self) -> list[bytes]:
         """The examples of the reservoir, oldest first, without those that are damaged."""

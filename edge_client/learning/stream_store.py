@@ -35,6 +35,7 @@ REFILL_SAMPLES: Final = 100_000  # at most, so that a start doesn't take minutes
 KEPT_BYTES: Final = 2**20  # of samples are kept for the next model, which may need more of them than this one
 LEARNED_FLUSHES: Final = 10  # flushes between two writes of what was learned,
 LEARNED_BYTES_A_DAY: Final = 4e6  # or more of them where it is large
+DELETED_BLOCKS: Final = 32  # are deleted together, or an eighth, since each deletion writes pages of its own
 RESERVOIR_FLUSHES: Final = 60  # between two of the reservoir, whose changes lie scattered over the file
 _STATE_LIMIT_BYTES: Final = 2**20
 # Far enough apart that neither a window nor a label reaches from one life of the process to the next.
@@ -63,6 +64,7 @@ class StreamStore:
         self._layout = b""
         self._enough = 0  # samples, of target "label" readings with one, that fill the ring
         self._written: Slots | None = None  # serial numbers of the reservoir's examples on disk
+        self._drifts = 0  # of the learner, when the reservoir was written
         self._learned_due = self._reservoir_due = 0.0
         self._learned_wait = self._reservoir_wait = settings.flush_s
         self._problem = ""
@@ -80,6 +82,11 @@ class StreamStore:
     def damaged(self) -> int:
         """Rows that were left out since their checksum was wrong."""
         return self._damaged + (0 if self._database is None else self._database.damaged)
+
+    @property
+    def problem(self) -> str:
+        """Why samples can't be written now; "": they can."""
+        return self._problem
 
     def use_channels(self, channels: Sequence[Channel]) -> None:
         """The samples from now on are of these channels; those of others are of no use any more."""
@@ -118,6 +125,9 @@ class StreamStore:
                 self._restore(database, learner)
             for samples in self._newest(database):
                 learner.refill(samples)
+            if is_first:
+                learner.refilled()
+            self._drifts = learner.drifts
         except sqlite3.Error as error:
             self._failed(error)
         LOG.info("%d examples from the %d samples on disk", len(learner.buffer), self.samples)
@@ -140,7 +150,8 @@ class StreamStore:
         """Write what waits; when it is the `last` time, also what was learned, however short ago it was written."""
         samples, late = self._pending, self._late
         self._pending, self._pending_values, self._late = [], 0, []
-        if last:
+        forgot = self._learner is not None and self._learner.drifts != self._drifts
+        if last or forgot:  # what the learner has forgotten must not be there again after a restart
             self._learned_due = self._reservoir_due = -math.inf
         learned = self._learner is not None and self._clock.monotonic() >= self._learned_due
         if not self._settings.keep or not (samples or late or learned):
@@ -174,18 +185,19 @@ class StreamStore:
         learner: Learner | None,
     ) -> None:
         """One transaction, and then what is known of it."""
-        gone, added, written, size = self._not_needed(database), [], self._written, 0
+        payload = sample_block.encode(samples) if samples else b""
+        gone, added, written, size = self._not_needed(database, len(payload)), [], self._written, 0
         now = self._clock.monotonic()
         reservoir = learner is not None and now >= self._reservoir_due
         with database.transaction():
+            if gone:  # first, for that makes room
+                database.delete_blocks(gone[-1])
             if samples:
                 count = sum(len(sample.values) for sample in samples)
                 labels = sum(sample.label is not None for sample in samples)
-                added.append(database.add_block(sample_block.encode(samples), count, labels))
+                added.append(database.add_block(payload, count, labels))
             if late:
                 database.add_late_labels(late)
-            if gone:
-                database.delete_blocks(gone[-1])
             if learner is not None:
                 size = self._write_state(database, learner)
                 written = self._write_reservoir(database, learner) if reservoir else written
@@ -200,6 +212,7 @@ class StreamStore:
         if reservoir:
             self._reservoir_wait = min(2 * self._reservoir_wait, RESERVOIR_FLUSHES * self._settings.flush_s)
             self._reservoir_due = now + self._reservoir_wait
+            self._drifts = 0 if learner is None else learner.drifts
         if self._problem:
             LOG.info("%s: written again", self._path)
             self._problem = ""
@@ -213,6 +226,8 @@ class StreamStore:
     def _write_reservoir(self, database: StreamDatabase, learner: Learner) -> Slots:
         """Write the reservoir's new examples; the serial numbers of those on disk then."""
         serials, known = learner.buffer.reservoir_serials(), self._written
+        # Half of the room is for blocks.
+        serials = serials[: self._settings.limit_bytes // 4 // learner.buffer.example_bytes]
         if known is None or len(serials) < len(known):
             database.delete_examples()
             known = serials[:0]
@@ -223,20 +238,24 @@ class StreamStore:
         database.put_state("layout", self._layout)
         return serials
 
-    def _not_needed(self, database: StreamDatabase) -> list[Stored]:
-        """The oldest blocks, as far as neither this model nor probably the next needs them, or there is no room."""
+    def _not_needed(self, database: StreamDatabase, more: int) -> list[Stored]:
+        """The oldest blocks, as far as neither this model nor probably the next needs them, or `more` bytes have no
+        room."""
         found: list[Stored] = []
         size = sum(stored.size_bytes for stored in database.blocks)
         useful = sum(self._useful(stored) for stored in database.blocks)
+        room = self._settings.limit_bytes // 2  # the rest is for the reservoir, and for what is free between rows
+        is_full = size + more >= room
+        if is_full:
+            room -= room // 8  # so that not every flush deletes
         for stored in database.blocks:
             useful -= self._useful(stored)
             spare = size - stored.size_bytes >= KEPT_BYTES and useful >= 2 * self._enough and self._learner is not None
-            # The other half is for the reservoir, and for what is free between rows.
-            if not spare and size < self._settings.limit_bytes // 2:
+            if not spare and size + more < room:
                 break
             size -= stored.size_bytes
             found.append(stored)
-        return found
+        return found if is_full or len(found) >= min(DELETED_BLOCKS, len(database.blocks) // 8) else []
 
     def _useful(self, stored: Stored) -> int:
         return stored.labels if self._how.target == "label" else stored.samples
@@ -267,8 +286,12 @@ class StreamStore:
             payload = database.payload(stored)
             if payload is None:
                 continue
-            block = sample_block.Block(payload)
-            for first, last, label in database.late_labels(stored.run):
+            try:
+                block = sample_block.Block(payload)
+            except ValueError as error:
+                LOG.warning("%s: a block is left out: %s", self._path, error)
+                continue
+            for first, last, label in database.late_labels(stored.run, *block.span):
                 block.give_label(label, first, last)
             runs = database.run - stored.run + 1  # those of this run too: what they left unfinished nobody predicted
             yield list(block.samples(number_shift=-runs * _RUN_NUMBERS, time_shift=-runs * _RUN_SECONDS))

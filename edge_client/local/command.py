@@ -2,8 +2,8 @@
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from edge_client.settings import EdgeSettings
@@ -27,7 +27,8 @@ One line of JSON a window, from the running agent, until it stops or the count i
   pollen-edge doctor --config /etc/pollen/edge.toml
   sudo -u pollen-edge pollen-edge doctor --config /etc/pollen/edge.toml   # as the agent's own user
 
-Exit code 0: everything is there; 1: something isn't, and its line says what to do.
+Exit code 0: everything is there; 1: something isn't, and its line says what to do. It takes at most a minute. Beside an
+agent that runs, neither the sensor is opened nor the broker logged in to.
 """,
 }
 SUMMARIES = {
@@ -42,19 +43,17 @@ def main(argv: list[str]) -> int:
     options = _parser(argv[0]).parse_args(argv[1:])
     try:
         chosen = settings.load(EdgeSettings, options.config)
-        match argv[0]:
-            case "status":
-                return _status(chosen, options)
-            case "predict":
-                return _predict(chosen, options)
-            case _:
-                return _doctor(chosen, options)
+        code = {"status": _status, "predict": _predict, "doctor": _doctor}[argv[0]](chosen, options)
+        sys.stdout.flush()
     except PollenError as error:
         sys.stderr.write(f"error: {logs.one_line(str(error))}\n")
         return 2 if isinstance(error, SettingsError) else 1
-    except (BrokenPipeError, KeyboardInterrupt):  # the reader has had enough
-        sys.stderr.close()
+    except BrokenPipeError:  # the reader has had enough; what is still buffered must not fail at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:
+        return 130
+    return code
 
 
 def _parser(name: str) -> argparse.ArgumentParser:
@@ -82,15 +81,17 @@ def _status(chosen: EdgeSettings, options: argparse.Namespace) -> int:
 
 
 def _predict(chosen: EdgeSettings, options: argparse.Namespace) -> int:
-    from edge_client.local.local_socket import follow_predictions
+    from edge_client.local.local_socket import NotRunningError, follow_predictions
 
-    lines: Iterator[str] = follow_predictions(_socket(chosen))
     if options.count is not None and options.count < 1:
         raise SettingsError(f"--count {options.count} must be at least 1")
-    for number, line in enumerate(lines, 1):
+    socket, number = _socket(chosen), 0
+    for number, line in enumerate(follow_predictions(socket), 1):
         print(line, flush=True)
         if number == options.count:
-            break
+            return 0
+    if options.count is not None or not number:
+        raise NotRunningError(f"{socket}: the agent stopped, or has too many readers already; look at its log")
     return 0
 
 
@@ -100,7 +101,7 @@ def _doctor(chosen: EdgeSettings, options: argparse.Namespace) -> int:
     from edge_client.local.doctor import examine
 
     findings = []
-    for finding in examine(chosen, _socket(chosen)):
+    for finding in examine(chosen):
         findings.append(finding)
         if not options.json:
             print("ok  " if finding.ok else "FAIL", f"{finding.what:<11}", logs.one_line(finding.seen), flush=True)

@@ -11,51 +11,62 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from edge_client import sensors
+from edge_client import sensors, state_lock
 from edge_client.clock import SystemClock
 from edge_client.local.broker_check import broker_findings
 from edge_client.local.finding import Finding
 from edge_client.local.local_socket import NotRunningError, ask_status
+from edge_client.local.status import span
 from edge_client.model.store import ModelStore
 from edge_client.sensors import Reading, Sensor
 from edge_client.settings import EdgeSettings
 from pollen import interpreter
 from pollen.errors import PollenError
 
-READ_S: Final = 10.0  # seconds until a sensor that says nothing counts as silent
+READ_S: Final = (10.0, 30.0)  # least and most seconds until a sensor that says nothing counts as silent
 DISK_FREE_BYTES: Final = 50 * 2**20
 CERTIFICATE_DAYS: Final = 30
 DAY_S: Final = 86400.0
 
 
-def examine(settings: EdgeSettings, socket: Path) -> Iterator[Finding]:
-    """Look at everything, one after the other; takes as long as the slowest of broker and sensor, at most 30 s."""
-    running = _agent(socket)
-    yield running
+def examine(settings: EdgeSettings) -> Iterator[Finding]:
+    """Look at everything, one after the other; sensor and broker may take up to 30 s each.
+
+    An agent that runs keeps its sensor, and its session at the broker.
+    """
+    runs = state_lock.is_held(settings.state_dir)
+    yield from _agent(settings, runs=runs)
     for check in (_state_folder, _clock, _certificate, _interpreter, _model):
         yield from check(settings)
-    if running.ok:
-        yield Finding("sensor", True, "the running agent has it; see `pollen-edge status`")
-    else:
+    if not runs:
         yield from _sensor(settings)
-    yield from broker_findings(settings, connect=not running.ok)
+    yield from broker_findings(settings, connect=not runs)
 
 
-def _agent(socket: Path) -> Finding:
+def _agent(settings: EdgeSettings, *, runs: bool) -> Iterator[Finding]:
+    socket = settings.local.path_in(settings.state_dir)
+    if socket is None:
+        start = "systemctl start pollen-edge, or pollen-edge --config FILE"
+        yield Finding("agent", runs, "running" if runs else "not running", start)
+        return
     try:
         status = ask_status(socket)
     except NotRunningError as error:
-        return Finding("agent", False, str(error), "systemctl start pollen-edge, or pollen-edge --config FILE")
-    return Finding("agent", True, f"running for {status['running_s'] / 3600:.1f} hours")
+        fix = "look at its log, and become its user" if runs else "systemctl start pollen-edge, or look at its log"
+        yield Finding("agent", False, str(error), fix)
+        return
+    yield Finding("agent", True, f"running for {span(status['running_s'])}")
+    for problem in status["problems"]:
+        yield Finding("agent", False, problem, "journalctl -u pollen-edge says more")
 
 
 def _state_folder(settings: EdgeSettings) -> Iterator[Finding]:
     folder = settings.state_dir
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not os.access(existing, os.W_OK | os.X_OK):
-        yield Finding(
-            "disk", False, f"{folder} can't be written by this user", f"chown it to the agent's user, {folder}"
-        )
+    foreign = [] if os.access(existing, os.W_OK | os.X_OK) else [folder]
+    for path in foreign or state_lock.unwritable(folder):
+        fix = f"chown -R {folder} to the agent's user, or run this as that user"
+        yield Finding("disk", False, f"{path} can't be written by this user", fix)
         return
     free = shutil.disk_usage(existing).free
     yield Finding(
@@ -165,7 +176,8 @@ def _sensor(settings: EdgeSettings) -> Iterator[Finding]:
 
 
 def _first_reading(sensor: Sensor, period_s: float) -> Reading | None:
-    deadline = time.monotonic() + max(READ_S, 3 * period_s)
+    least, most = READ_S
+    deadline = time.monotonic() + min(max(least, 3 * period_s), most)
     while (reading := sensor.read()) is None and time.monotonic() < deadline:
         time.sleep(min(period_s, 0.1))
     return reading

@@ -52,7 +52,8 @@ class LocalSocket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.unlink(missing_ok=True)
+            if self._path.is_socket():  # anything else is somebody's file
+                self._path.unlink()
             with _address(self._path) as address:
                 listener.bind(address)
             self._path.chmod(0o660)
@@ -68,7 +69,7 @@ class LocalSocket:
         if self._listener is None:
             return
         with contextlib.suppress(OSError):
-            while True:
+            for _ in range(2 * CLIENTS):  # who connects for ever must not hold up the loop
                 client, _ = self._listener.accept()
                 client.setblocking(False)
                 self._asking.append(client)
@@ -139,7 +140,7 @@ def ask_status(path: Path) -> dict[str, Any]:
         for line in lines:
             found: dict[str, Any] = json.loads(line)
             return found
-    raise NotRunningError(f"{path}: the agent gave no answer within {ANSWER_S:g} s; look at its log")
+    raise NotRunningError(f"{path}: the agent gave no answer within {ANSWER_S:g} s, or to so many; look at its log")
 
 
 def follow_predictions(path: Path) -> Iterator[str]:

@@ -1,11 +1,13 @@
 """Predictions on an MQTT topic, for those who live beside the device."""
 
+import contextlib
 import json
 import logging
+from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from paho.mqtt.client import Client, ConnectFlags
+from paho.mqtt.client import Client, ConnectFlags, MQTTMessageInfo
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -15,18 +17,19 @@ from edge_client.local import home_assistant
 from edge_client.local.json_lines import line_of
 from edge_client.sensors import Channel
 from edge_client.settings import EdgeSettings
+from pollen.errors import SettingsError
 
 LOG = logging.getLogger(__name__)
 
 RECONNECT_MAX_S: Final = 120
-WAITING: Final = 32  # predictions that may wait for the broker; older ones are of no use
+WAITING: Final = 32  # predictions that may wait for a broker that doesn't read; those after them are left out
 
 
 class PredictionPublisher:
     """A client of its own on `[predictions] broker`, so that the fleet's broker needs no further access rules.
 
     Predictions go out with QoS 0 and only while there is a connection: old ones help nobody. `<topic>/availability`
-    is "online", or "offline" by the last will.
+    is "online", or "offline" by the last will. Raises SettingsError when the TLS files can't be used.
     """
 
     def __init__(self, settings: EdgeSettings) -> None:
@@ -38,6 +41,7 @@ class PredictionPublisher:
         self._channels: tuple[Channel, ...] = ()
         self._only_anomalies = chosen.publish == "anomalies"
         self._was_anomaly = False
+        self._sent: deque[MQTTMessageInfo] = deque(maxlen=WAITING)
         client = Client(
             CallbackAPIVersion.VERSION2,
             client_id=f"{settings.device}-predictions",
@@ -45,12 +49,14 @@ class PredictionPublisher:
         )
         if chosen.broker.username:
             client.username_pw_set(chosen.broker.username, chosen.broker.password)
-        context = chosen.broker.tls_context()
+        try:
+            context = chosen.broker.tls_context()
+        except SettingsError as error:
+            raise SettingsError(f"predictions.{error}") from error
         if context is not None:
             client.tls_set_context(context)
         client.will_set(self._availability, b"offline", qos=1, retain=True)
         client.reconnect_delay_set(1, RECONNECT_MAX_S)
-        client.max_queued_messages_set(WAITING)
         client.suppress_exceptions = True
         client.on_connect = self._on_connect
         self._client = client
@@ -69,9 +75,10 @@ class PredictionPublisher:
         # On a period of hours a value stays good for as long.
         expires_s = 0 if self._only_anomalies else max(60, int(10 * period_s))
         forecast = channels if self._settings.learner.target == "next" else ()
+        labels = self._settings.labels.classes if self._settings.learner.target == "label" else None
         message = home_assistant.discovery(
-            self._settings.device, self._settings.model, self._topic, forecast,
-            availability=self._availability, expires_s=expires_s,
+            self._settings.device, self._settings.model, self._topic, forecast, labels=labels,
+            anomalies=self._settings.anomaly.enabled, availability=self._availability, expires_s=expires_s,
         )  # fmt: skip
         self._discovery = json.dumps(message).encode()
         if self._client.is_connected():
@@ -81,15 +88,23 @@ class PredictionPublisher:
         """Publish a prediction, or only that an anomaly has begun or ended."""
         changed = prediction.is_anomaly != self._was_anomaly
         self._was_anomaly = prediction.is_anomaly
-        if (changed or not self._only_anomalies) and self._client.is_connected():
-            self._client.publish(self._topic, line_of(prediction).encode(), qos=0)
+        if (changed or not self._only_anomalies) and self._client.is_connected() and not self._is_behind():
+            self._sent.append(self._client.publish(self._topic, line_of(prediction).encode(), qos=0))
 
     def stop(self) -> None:
         """Say that we are gone, and disconnect."""
         if self._client.is_connected():
-            self._client.publish(self._availability, b"offline", qos=1, retain=True).wait_for_publish(2.0)
+            with contextlib.suppress(ValueError, RuntimeError):  # the connection is lost; then the last will says it
+                self._client.publish(self._availability, b"offline", qos=1, retain=True).wait_for_publish(2.0)
         self._client.disconnect()
         self._client.loop_stop()
+
+    def _is_behind(self) -> bool:
+        if len(self._sent) < WAITING:
+            return False
+        with contextlib.suppress(ValueError, RuntimeError):  # what went down with a connection doesn't wait
+            return not self._sent[0].is_published()
+        return False
 
     def _announce(self) -> None:
         if self._discovery:

@@ -14,7 +14,7 @@ _CLOCK: Final = {
 def render(status: Mapping[str, Any]) -> str:
     """The status as lines for a person."""
     rows = [
-        ("device", f"{status['device']} of fleet {status['fleet']}, running for {_span(status['running_s'])}"),
+        ("device", f"{status['device']} of fleet {status['fleet']}, running for {span(status['running_s'])}"),
         ("sensor", _sensor(status["sensor"])),
         ("model", _model(status["model"])),
         ("learns", _task(status["learner"])),
@@ -44,13 +44,14 @@ def _model(model: Mapping[str, Any]) -> str:
 
 def _task(learner: Mapping[str, Any]) -> str:
     task = {
-        "next": f"to forecast {learner['horizon']} readings ahead",
+        "next": f"to forecast {_count(learner['horizon'], 'reading')} ahead",
         "label": "to predict the label",
         "self": "to rebuild each window",
     }[learner["target"]]
-    drift = (
-        "" if not learner["drifts"] else f"; {learner['drifts']} drifts, the last {_span(learner['drift_ago_s'])} ago"
-    )
+    drifts = learner["drifts"]
+    ago = learner["drift_ago_s"]
+    last = "before the start" if ago is None else f"{span(ago)} ago"
+    drift = f"; {_count(drifts, 'drift')}, the last {last}" if drifts else ""
     return f"{task} from {learner['examples']} examples in memory{drift}"
 
 
@@ -66,27 +67,33 @@ def _errors(errors: Mapping[str, Any]) -> str:
 
 def _training(training: Mapping[str, Any]) -> str:
     waits = training["waiting_for"]
-    return f"{'waits: ' + waits if waits else 'now'}; {training['updates']} updates made so far"
+    own = f", {_count(training['own'], 'training')} for itself while offline" if training["own"] else ""
+    return f"{'waits: ' + waits if waits else 'now'}; {_count(training['updates'], 'update')} made so far{own}"
 
 
 def _merge(merge: Mapping[str, Any] | None) -> str:
     if merge is None:
         return "none since the start"
     return (
-        f"{_span(merge['ago_s'])} ago: version {merge['version']}, staleness {merge['staleness']}, "
+        f"{span(merge['ago_s'])} ago: version {merge['version']}, staleness {merge['staleness']}, "
         f"weight {merge['weight']:.3g}"
     )
 
 
 def _connection(connection: Mapping[str, Any]) -> str:
     state = "connected" if connection["connected"] else "not connected"
-    waiting = connection["waiting"]
-    return f"{state} to {connection['broker']}; {waiting or 'no'} update{'' if waiting == 1 else 's'} waiting"
+    waiting, held = connection["waiting"], connection["held"]
+    waits = f"{_count(waiting, 'update') if waiting else 'no update'} waiting{f': {held}' if held else ''}"
+    why = f" ({connection['problem']})" if connection["problem"] else ""
+    return f"{state} to {connection['broker']}{why}; {waits}"
 
 
-def _span(seconds: float | None) -> str:
-    if seconds is None:
-        return "never"
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def span(seconds: float) -> str:
+    """A time in words."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     if seconds < 2 * HOUR_S:

@@ -34,7 +34,8 @@ class DeviceModel:
     """Owner of bundle, weights and learner.
 
     Of the shared values [F], `first` are those in the bundle, `snapshot` the server's newest, `local` what the device
-    trained since; `personal` are the values [Q] that stay here, after `personal.steps` training steps.
+    trained since for a task; `personal` are the values [Q] that stay here, after `personal.steps` training steps.
+    `own`: weights [P] and state [S] that it trained for itself alone, until there is a snapshot or a task's training.
     `published` is the server's graph that only predicts; `trust` and `record` say what is let in.
 
     Raises SettingsError when the key to trust can't be read.
@@ -54,6 +55,7 @@ class DeviceModel:
         self.learner: Learner | None = None
         self.snapshot: Version | None = None
         self.local: Floats | None = None
+        self.own: tuple[Floats, Floats] | None = None
         self.problem = ""
         self.samples_seen = 0
         self._trial: Trial | None = None
@@ -86,17 +88,25 @@ class DeviceModel:
                 np.maximum(state[variance], 0, out=state[variance])
         return weights, state
 
+    @property
+    def predicting(self) -> tuple[Floats, Floats]:
+        """The weights [P] and the state [S] that predict: the newest that the device has."""
+        return self.join(self.newest) if self.own is None else self.own
+
     def take_trained(self, weights: Floats, state: Floats, steps: int) -> Floats:
         """Go on from the weights [P] and the state [S] that `steps` steps gave; returns the shared values [F]."""
         if self._sharing is None:
             raise BundleError("there is no model here yet")
-        if not self.record.has_proven(self.digest, "train"):
-            self.record.prove(self.digest, "train")
-        if self._trial is not None:
-            self._trial.trained()
+        self._trained()
+        self.own = None
         self.local, values = self._sharing.split(weights, state)
         self.personal = replace(self.personal, steps=self.personal.steps + steps, values=values)
         return self.local
+
+    def take_own(self, weights: Floats, state: Floats) -> None:
+        """Predict with the weights [P] and the state [S] that the device trained for itself."""
+        self._trained()
+        self.own = weights, state
 
     def begin_training(self) -> None:
         """A training is about to begin; should it be the bundle's first and end the process, that is remembered."""
@@ -108,6 +118,13 @@ class DeviceModel:
         reason = "" if self._trial is None else self._trial.diverged()
         if reason:
             self._go_back(reason)
+
+    def failed(self, reason: str) -> None:
+        """The graph gave an error: the bundle is used no more, and without another before it nothing is predicted."""
+        failing = self.digest
+        self._go_back(reason, for_now=True)
+        if self.digest == failing:
+            self.learner, self.problem = None, reason
 
     def reset_personal(self) -> None:
         """Personal values start again from the bundle's; on disk with the next update."""
@@ -206,21 +223,33 @@ class DeviceModel:
         if known is None or found.number != known.number:
             self._store.keep_snapshot(payload)
         self.snapshot = found
-        self.local = None
+        self.local = self.own = None
 
     def observe(self, samples: Sequence[Sample]) -> None:
         """Predict and learn from samples as far as there is a model for them."""
         self.samples_seen += sum(len(sample.values) for sample in samples)
         if self.learner is not None and samples:
             snapshot = -1 if self.snapshot is None else self.snapshot.number
-            published = self.published.newest(snapshot, trained_since=self.local is not None)
+            since = self.local is not None or self.own is not None
+            published = self.published.newest(snapshot, trained_since=since)
             version = snapshot if published is None else self.published.version
-            self.learner.observe(samples, *self.join(self.newest), published, version)
+            try:
+                self.learner.observe(samples, *self.predicting, published, version)
+            except InterpreterError as error:
+                self.failed(str(error))
+                return
             self._judge(self._trial, self.learner.prequential)
 
     def label(self, event: LabelEvent) -> LabelEvent | None:
         """Learn a label that came by itself; returns it in monotonic seconds, None when its time can't be told."""
         return None if self.learner is None else self.learner.label(event)
+
+    def _trained(self) -> None:
+        """A training has succeeded."""
+        if not self.record.has_proven(self.digest, "train"):
+            self.record.prove(self.digest, "train")
+        if self._trial is not None:
+            self._trial.trained()
 
     def _take(self, bundle: Bundle, not_before: int = 0) -> None:
         """Use another bundle than before, which is then on trial unless it has been there."""
@@ -247,8 +276,11 @@ class DeviceModel:
             self.record.prove(self.digest, "predict")
             LOG.info("bundle %s has passed its trial", self.digest.hex()[:8])
 
-    def _go_back(self, reason: str) -> None:
-        """Use the bundle before this one, and this one no more. It stays where there is no other that works."""
+    def _go_back(self, reason: str, *, for_now: bool = False) -> None:
+        """Use the bundle before this one, and this one no more. It stays where there is no other that works.
+
+        `for_now`: see `BundleRecord.refuse`.
+        """
         failed, self._trial = self.digest, None
         self.record.set_trial(None)
         for bundle in self._store.bundles():
@@ -259,7 +291,7 @@ class DeviceModel:
             except PollenError as error:
                 LOG.error("%s", error)
                 continue
-            self.record.refuse(failed, reason)
+            self.record.refuse(failed, reason, for_now=for_now)
             self._store.swap()
             self.snapshot = self._store.snapshot(bundle, self.trust)
             LOG.error("bundle %s: %s; back to %s", failed.hex()[:8], reason, bundle.digest.hex()[:8])
@@ -283,7 +315,7 @@ class DeviceModel:
         self.first, self._first_personal = self._sharing.split(bundle.weights, bundle.state)
         usable = kept is not None and kept.values.shape == self._first_personal.shape
         self.personal = kept if kept and usable else Personal(bundle.digest, layout, 0, self._first_personal)
-        self.local = None
+        self.local = self.own = None
         self.snapshot, self._signed_at = None, signed_at(bundle.signature)
         self.published.use(graph, bundle.digest)
         LOG.info("model %s, %d parameters, on %s", bundle.manifest.model, bundle.manifest.parameters, graph.runtime)

@@ -9,6 +9,7 @@ from edge_client.settings import Trust
 START: Final = 10  # scored windows that show where a bundle begins
 DIVERGED: Final = 2  # trainings in a row
 UNTRAINED: Final = 10  # times trial_samples: a device that gets no task can't judge a model it doesn't train
+LEAST: Final = 0.05  # of a standard deviation, or share of wrong classes; on a constant stream all errors were 0
 HOPELESS: Final = 990.0  # the learner counts a prediction that is no number as an error of 1,000
 
 
@@ -52,7 +53,7 @@ class Trial:
             return ""
         if math.isnan(self._start):
             self._start = error
-        factor, known = self._settings.explodes_at, max(self.before or 0.0, prequential.baseline)
+        factor, known = self._settings.explodes_at, max(self.before or 0.0, prequential.baseline, LEAST)
         told = f"above {factor:g} times the {known:.4g} of the model before or the baseline, after {windows} windows"
         if error > factor * known and (error > factor * self._start or error >= HOPELESS):
             return f"its error {error:.4g} is {told}"

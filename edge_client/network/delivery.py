@@ -38,6 +38,7 @@ class Delivery:
 
     def __init__(self, outbox: Outbox, session: MqttSession, settings: Upload, budget: Budget, clock: Clock) -> None:
         self._outbox = outbox
+        outbox.sends_now = self._sends_now
         self._session = session
         self._settings = settings
         self._budget = budget
@@ -65,7 +66,7 @@ class Delivery:
         rows = self._outbox.rows
         if rows and self.metered:
             return f"{self.metered} is metered"
-        if rows and not any(self._affordable(row) for row in rows):
+        if rows and not any(self._affordable(row.size_bytes) for row in rows):
             return f"{max(self._budget.left, 0)} of {self._budget.limit} bytes a day are left"
         return ""
 
@@ -146,22 +147,31 @@ class Delivery:
 
     def advance(self) -> None:
         """Publish the next due row when nothing is in flight."""
-        if not self._ready or self.metered or self._in_flight is not None or not self._session.connected:
+        if not self._is_open or self._in_flight is not None:
             return
         now = self._clock.monotonic()
         for row in self._outbox.rows:
             attempts = self._attempts.setdefault(row.task, _Attempts())
             if attempts.due > now or not self._fits(row):
                 continue
-            if self._affordable(row):
+            if self._affordable(row.size_bytes):
                 self._publish(row, attempts, now)
                 return
             if row.task != self._told:
                 self._told = row.task
                 LOG.info("%s %d waits: %s", row.leaf, row.seq, self.held)
 
-    def _affordable(self, row: Row) -> bool:
-        return self._budget.allows(row.size_bytes, REPLIES_SHARE)
+    @property
+    def _is_open(self) -> bool:
+        return self._ready and not self.metered and self._session.connected
+
+    def _sends_now(self, size_bytes: int) -> bool:
+        """Whether a row of that size would be published at the next `advance`."""
+        fits = self._largest_packet is None or size_bytes + PACKET_OVERHEAD_BYTES <= self._largest_packet
+        return self._is_open and self._in_flight is None and fits and self._affordable(size_bytes)
+
+    def _affordable(self, size_bytes: int) -> bool:
+        return self._budget.allows(size_bytes, REPLIES_SHARE)
 
     def _fits(self, row: Row) -> bool:
         if self._largest_packet is not None and row.size_bytes + PACKET_OVERHEAD_BYTES > self._largest_packet:

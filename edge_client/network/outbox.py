@@ -6,14 +6,16 @@ over it is frozen and only ever sent again as it is, since the server may have m
 An update that lazy upload keeps back is a row like any other, so that a restart loses nothing of it, but is not sent.
 With an update goes what its training made of the layers that stay here, see `personal_layers`.
 
-What is written, and how often, decides how long a flash card lives. So the residuals of error feedback, larger than
-the updates, are written when the outbox is closed: a power cut costs what the last update's compression left out. The
-open task goes with the next reply, or `flush`.
+What is written, and how often, decides how long a flash card lives, so an update costs one commit. One that will be
+sent at once (`sends_now`) is stored as frozen. Open task and receipts go with the next reply, or `flush`: without its
+receipt a row is sent once more, and the server knows it. The residuals of error feedback, larger than the updates, are
+written when the outbox is closed: a power cut costs what the last update's compression left out.
 """
 
 import logging
 import sqlite3
 import zlib
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,7 +90,11 @@ class Outbox:
         self._ballast = ballast or Ballast(path.with_name("ballast"), 0)
         self._database, self._damaged_rows = outbox_file.open_file(path, limit_bytes, self._ballast.free)
         self._rows = {row.task: row for row in self._stored_rows()}
-        self._answered = {task for (task,) in self._database.execute("SELECT task FROM answered")}
+        answered = self._database.execute("SELECT task FROM answered ORDER BY position")
+        self._answered = deque((bytes(task) for (task,) in answered), ANSWERED)
+        self._receipts: list[tuple[bytes, bool]] = []  # task and whether merged, of those that aren't stored yet
+        self._stored_frozen = {row.task for row in self._rows.values() if row.handed}
+        self.sends_now: Callable[[int], bool] = lambda _size: False  # whether a new row of that many bytes goes out
         found = self._read("SELECT payload FROM open_task")
         self._open_task: bytes | None = None if found is None else bytes(found[0])
         self._open_task_is_stored = True
@@ -103,8 +109,8 @@ class Outbox:
         return self._damaged_rows > 0 or sqlite_file.damaged_path(self._path).exists()
 
     def flush(self) -> None:
-        """Write the open task, unless it is written. Raises StoreError."""
-        if not self._open_task_is_stored:
+        """Write the open task and the receipts, unless they are written. Raises StoreError."""
+        if self._receipts or not self._open_task_is_stored:
             self._commit(lambda: None)
 
     def close(self) -> None:
@@ -147,29 +153,36 @@ class Outbox:
         if old is not None and old.handed:
             raise StoreError(f"{self._path}: the reply to task {reply.task.hex()} was sent already and can't change")
 
-        def store() -> Row:
+        def store() -> tuple[Row, bool]:
             self._database.execute(
                 "INSERT INTO counter VALUES ('seq', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1"
             )
             (seq,) = self._database.execute("SELECT value FROM counter WHERE name = 'seq'").fetchone()
             payload = reply.build(seq)
+            frozen = not reply.skipped and self.sends_now(len(payload))
             contribution = None if reply.contribution is None else _blob(reply.bundle, reply.contribution)
             known = (reply.task, reply.leaf, seq, reply.base, reply.samples, reply.steps)
             # Not REPLACE: a row keeps its place, so the oldest task goes first.
             self._database.execute(
                 "INSERT INTO reply (task, leaf, seq, base, samples, steps, handed, payload, crc, contribution, skipped)"
-                " VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (task) DO UPDATE SET"
                 " leaf = excluded.leaf, seq = excluded.seq, base = excluded.base, samples = excluded.samples,"
-                " steps = excluded.steps, payload = excluded.payload, crc = excluded.crc, residual = NULL,"
-                " contribution = excluded.contribution, skipped = excluded.skipped",
-                (*known, payload, zlib.crc32(payload), contribution, reply.skipped),
+                " steps = excluded.steps, handed = excluded.handed, payload = excluded.payload, crc = excluded.crc,"
+                " residual = NULL, contribution = excluded.contribution, skipped = excluded.skipped",
+                (*known, frozen, payload, zlib.crc32(payload), contribution, reply.skipped),
             )
             if reply.personal is not None:
                 self._put_personal(reply.personal)
-            return Row(*known, False, len(payload), reply.skipped)
+            if frozen and reply.leaf == "update":
+                self._drop_residual()
+            return Row(*known, False, len(payload), reply.skipped), frozen
 
-        row = self._rows[reply.task] = self._commit(store)
+        row, frozen = self._commit(store)
+        self._rows[reply.task] = row
+        self._stored_frozen.discard(reply.task)
+        if frozen:
+            self._stored_frozen.add(reply.task)
         if reply.leaf == "update":
             self._unsent[reply.task] = _blob(reply.bundle, reply.residual)
         return row
@@ -195,9 +208,11 @@ class Outbox:
                 # In place, as long as no residual was stored: the record keeps its size.
                 self._database.execute("UPDATE reply SET handed = 1, residual = NULL WHERE task = ?", (task,))
                 if row.leaf == "update":
-                    self._database.execute("DELETE FROM residual")
+                    self._drop_residual()
 
-            self._commit(freeze)
+            if task not in self._stored_frozen:
+                self._commit(freeze)
+                self._stored_frozen.add(task)
             self._rows[task] = replace(row, handed=True)
             self._unsent.pop(task, None)
             if row.leaf == "update":
@@ -235,28 +250,19 @@ class Outbox:
     def receipted(self, task: bytes, *, merged: bool = False) -> Row | None:
         """The receipt of `task` has come: delete its reply, remember the task. Returns the row, None if unknown.
 
-        When it was `merged`, a contribution of this reply is from now on the last merged one.
+        When it was `merged`, a contribution of this reply is from now on the last merged one. Stored later, unless the
+        reply has a contribution.
         """
-
-        def close() -> list[tuple[bytes]]:
-            found = self._database.execute("SELECT seq, contribution FROM reply WHERE task = ?", (task,)).fetchone()
-            # First, for it makes the room that what follows needs in a full outbox.
-            self._database.execute("DELETE FROM reply WHERE task = ?", (task,))
-            if merged and found is not None and found[1] is not None:
-                seq, (bundle, vector) = found[0], (found[1][:_DIGEST_BYTES], found[1][_DIGEST_BYTES:])
-                self._database.execute("DELETE FROM contribution")
-                self._database.execute("INSERT INTO contribution VALUES (?, ?, ?)", (bundle, task, vector))
-                # A receipt may come late: what this device sent before can't be its last merged contribution any more.
-                self._database.execute("UPDATE reply SET contribution = NULL WHERE seq < ?", (seq,))
-            self._database.execute("INSERT OR IGNORE INTO answered (task) VALUES (?)", (task,))
-            self._database.execute(
-                "DELETE FROM answered WHERE position <= (SELECT max(position) FROM answered) - ?", (ANSWERED,)
-            )
-            return self._database.execute("SELECT task FROM answered").fetchall()
-
-        self._answered = {known for (known,) in self._commit(close)}
+        if task not in self._answered:
+            self._answered.append(task)
+            self._receipts.append((task, merged))
         self._unsent.pop(task, None)
-        return self._rows.pop(task, None)
+        self._stored_frozen.discard(task)
+        row = self._rows.pop(task, None)
+        makes_contribution = self._read("SELECT 1 FROM reply WHERE task = ? AND contribution NOT NULL", task)
+        if makes_contribution is not None or len(self._receipts) >= ANSWERED:
+            self.flush()
+        return row
 
     def open_task(self) -> bytes | None:
         """The payload of the train task that was open when the process ended, unless it was answered since."""
@@ -271,6 +277,24 @@ class Outbox:
         self._open_task_is_stored = self._open_task_is_stored and payload == self._open_task
         self._open_task = payload
 
+    def _close(self, task: bytes, *, merged: bool) -> None:
+        found = self._database.execute("SELECT seq, contribution FROM reply WHERE task = ?", (task,)).fetchone()
+        self._database.execute("DELETE FROM reply WHERE task = ?", (task,))
+        if merged and found is not None and found[1] is not None:
+            seq, (bundle, vector) = found[0], (found[1][:_DIGEST_BYTES], found[1][_DIGEST_BYTES:])
+            self._database.execute("DELETE FROM contribution")
+            self._database.execute("INSERT INTO contribution VALUES (?, ?, ?)", (bundle, task, vector))
+            # A receipt may come late: what this device sent before can't be its last merged contribution any more.
+            self._database.execute("UPDATE reply SET contribution = NULL WHERE seq < ?", (seq,))
+        self._database.execute("INSERT INTO answered (task) VALUES (?)", (task,))
+        self._database.execute(
+            "DELETE FROM answered WHERE position <= (SELECT max(position) FROM answered) - ?", (ANSWERED,)
+        )
+
+    def _drop_residual(self) -> None:
+        # With a condition: without one SQLite writes a page even where there is no row.
+        self._database.execute("DELETE FROM residual WHERE bundle NOT NULL")
+
     def _put_personal(self, personal: Personal) -> None:
         # In place where it can be, which touches neither the index nor the sequence of positions.
         done = self._database.execute(
@@ -282,17 +306,17 @@ class Outbox:
             personal_layers.keep(self._database, personal)
 
     def _put_open_task(self) -> None:
-        self._database.execute("DELETE FROM open_task")
+        self._database.execute("DELETE FROM open_task WHERE only_one = 1")
         if self._open_task is not None:
             self._database.execute("INSERT INTO open_task VALUES (1, ?)", (self._open_task,))
 
     def _put_residuals(self) -> None:
-        self._database.execute("DELETE FROM residual")
+        self._drop_residual()
         if self._residual is not None:
             bundle, vector = self._residual[:_DIGEST_BYTES], self._residual[_DIGEST_BYTES:]
             self._database.execute("INSERT INTO residual VALUES (?, ?)", (bundle, vector))
-        for task, blob in self._unsent.items():
-            self._database.execute("UPDATE reply SET residual = ? WHERE task = ?", (blob, task))
+        for task, blob in self._unsent.items():  # what was about to be sent and wasn't may grow again
+            self._database.execute("UPDATE reply SET handed = 0, residual = ? WHERE task = ?", (blob, task))
 
     def _stored_residual(self, task: bytes) -> bytes | None:
         found = self._read("SELECT residual FROM reply WHERE task = ?", task)
@@ -315,7 +339,8 @@ class Outbox:
         return found
 
     def _commit(self, work: Callable[[], _Done]) -> _Done:
-        """One transaction of `work`, once more when the disk was full and room could be made, and the open task."""
+        """One transaction of `work`, and of what waited for one; once more when the disk was full and room could be
+        made."""
         try:
             try:
                 done = self._transaction(work)
@@ -326,11 +351,14 @@ class Outbox:
         except sqlite3.Error as error:
             raise StoreError(f"{self._path}: can't be written ({error}); free some disk space") from error
         self._open_task_is_stored = True
+        self._receipts.clear()
         return done
 
     def _transaction(self, work: Callable[[], _Done]) -> _Done:
         self._database.execute("BEGIN IMMEDIATE")
         try:
+            for task, merged in self._receipts:  # first, for that makes the room that what follows needs
+                self._close(task, merged=merged)
             done = work()
             if not self._open_task_is_stored:
                 self._put_open_task()

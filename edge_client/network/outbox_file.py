@@ -13,7 +13,7 @@ from pollen.errors import StoreError
 
 LOG = logging.getLogger(__name__)
 
-SCHEMA: Final = 4
+SCHEMA: Final = 5
 _TABLES: Final = """
 CREATE TABLE reply (
     task BLOB PRIMARY KEY, leaf TEXT NOT NULL, seq INTEGER NOT NULL, base INTEGER NOT NULL, samples INTEGER NOT NULL,
@@ -33,6 +33,13 @@ CREATE TABLE contribution (bundle BLOB NOT NULL, task BLOB NOT NULL, vector BLOB
 """,
     2: personal_layers.TABLE,
     3: "ALTER TABLE reply ADD COLUMN crc INTEGER;",
+    # Without the index and the sequence, which are pages to write at each receipt.
+    4: """
+CREATE TABLE receipt (position INTEGER PRIMARY KEY, task BLOB NOT NULL);
+INSERT INTO receipt (position, task) SELECT position, task FROM answered;
+DROP TABLE answered;
+ALTER TABLE receipt RENAME TO answered;
+""",
 }
 
 
@@ -48,12 +55,10 @@ def open_file(path: Path, limit_bytes: int, make_room: Callable[[], bool]) -> tu
         except sqlite_file.DamagedError as error:
             aside = sqlite_file.put_aside(path)
             LOG.error(
-                "%s is damaged (%s) and was moved to %s; replies that waited there are lost", path, error, aside.name
-            )
-            database, _ = _open(path, limit_bytes, make_room)
-            # Where updates are seconds apart, no sequence number before was as large.
-            database.execute("INSERT INTO counter VALUES ('seq', ?)", (int(aside.stat().st_mtime) + 1,))
-            return database, 0
+                "%s is damaged (%s) and was moved to %s; replies that waited there, and what was trained of personal "
+                "layers, are lost", path, error, aside.name,
+            )  # fmt: skip
+            return _open(path, limit_bytes, make_room)
     except (OSError, sqlite3.Error, sqlite_file.DamagedError) as error:
         raise StoreError(f"{path}: can't be used as outbox ({error}); check the disk and its permissions") from error
 
@@ -65,7 +70,7 @@ def _open(path: Path, limit_bytes: int, make_room: Callable[[], bool]) -> tuple[
             raise StoreError(
                 f"{path}: an outbox of a newer release (format {version}, this is {SCHEMA}); upgrade pollen-fl"
             )
-        _migrate(database, version)
+        _migrate(database, version, sqlite_file.damaged_path(path))
         return database, _drop_damaged(database, path)
     except (sqlite3.Error, TypeError) as error:
         database.close()
@@ -77,11 +82,14 @@ def _open(path: Path, limit_bytes: int, make_room: Callable[[], bool]) -> tuple[
         raise
 
 
-def _migrate(database: sqlite3.Connection, version: int) -> None:
+def _migrate(database: sqlite3.Connection, version: int, aside: Path) -> None:
     if version < SCHEMA:
         missing = (_TABLES if version == 0 else "") + "".join(
             step for since, step in _MIGRATIONS.items() if since >= version
         )
+        if version == 0 and aside.exists():
+            # Where updates are seconds apart, no sequence number of a damaged outbox was as large.
+            missing += f"INSERT INTO counter VALUES ('seq', {int(aside.stat().st_mtime) + 1});"  # noqa: S608 - a number
         database.executescript(f"BEGIN IMMEDIATE; {missing} PRAGMA user_version = {SCHEMA}; COMMIT;")
 
 

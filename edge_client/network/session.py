@@ -31,6 +31,7 @@ RECEIVE_MAXIMUM: Final = 16
 WAITING_EVENTS: Final = 256  # beyond that, messages are dropped
 CONNACK_S: Final = 15.0
 NO_MATCHING_SUBSCRIBERS: Final = 0x10  # a PUBACK's reason code, MQTT 5, section 3.4.2.1
+DISCONNECT_WITH_WILL: Final = 0x04  # a DISCONNECT's reason code, section 3.14.2.1
 STABLE_S: Final = 10.0  # a connection that lasted this long lets the next back-off start small again
 # Besides the payload, a PUBLISH holds its topic (at most 4 names of 64) and properties.
 PACKET_OVERHEAD_BYTES: Final = 1024
@@ -54,8 +55,10 @@ class MqttSession:
         self._thread: threading.Thread | None = None
         self._client: Client | None = None  # of the connection that is up
         self._refused = ""
+        self.problem = ""  # why the last connection ended, or didn't begin
         self._random = random.Random()  # noqa: S311 - spreads reconnects, keeps no secret
         self._connection = 0
+        self._says_goodbye = False
         self._checks_dates = True
         self.sent_bytes = 0
         self.received_bytes = 0
@@ -107,8 +110,9 @@ class MqttSession:
 
     def stop(self, last_words: bytes, seconds: float) -> None:
         """Publish `last_words` (a death) on the state topic, disconnect, and end the thread."""
-        self._closing.set()
         client = self._client
+        self._says_goodbye = client is not None
+        self._closing.set()
         if client is not None:
             info = client.publish(
                 topics.device(self._settings.fleet, self._settings.device, "state"), last_words, qos=1, retain=True
@@ -131,7 +135,8 @@ class MqttSession:
         while not self._closing.is_set():
             started = self._clock.monotonic()
             self._refused = ""
-            problem = self._connect_once()
+            ended = self._connect_once()
+            self.problem = self._refused or ended
             if self._closing.is_set():
                 return
             if self._clock.monotonic() - started > STABLE_S:
@@ -144,7 +149,7 @@ class MqttSession:
             attempt += 1
             where = f"{self._settings.broker.host}:{self._settings.broker.port}"
             level = logging.ERROR if self._refused else logging.WARNING
-            LOG.log(level, "broker %s: %s; next try in %.1f s", where, self._refused or problem, delay)
+            LOG.log(level, "broker %s: %s; next try in %.1f s", where, self.problem, delay)
             self._clock.wait(self._closing, delay)
 
     def _connect_once(self) -> str:
@@ -170,10 +175,13 @@ class MqttSession:
         try:
             while code == MQTTErrorCode.MQTT_ERR_SUCCESS:
                 code = client.loop(timeout=1.0)
+                if self._closing.is_set() and not self._says_goodbye:
+                    return "stopping before it was up"  # and without a word, so that the broker sends the will
                 if self._client is None and self._clock.monotonic() - started > CONNACK_S:
                     return "no answer to CONNECT"
-                if broker.ca is not None and not self._checks_dates and self._clock.synchronised():
-                    client.disconnect()
+                if broker.ca is not None and not self._checks_dates and self._clock.synchronised() is not False:
+                    # With the will: should the certificate be refused now, nobody else would say that we are gone.
+                    client.disconnect(ReasonCode(PacketTypes.DISCONNECT, identifier=DISCONNECT_WITH_WILL))
                     client.loop()  # sends it
                     return "the clock is right now; connecting again to check the certificates' dates"
         except Exception:  # the thread must outlive whatever a hostile peer makes paho do

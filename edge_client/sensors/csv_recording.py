@@ -9,6 +9,7 @@ from typing import Final, TextIO
 
 import numpy as np
 
+from edge_client.sensors.number import number
 from edge_client.sensors.recording import Row
 from pollen.errors import SensorError, SettingsError
 
@@ -30,12 +31,17 @@ class CsvRecording:
         self._classes = classes
         try:
             with _text(path) as file:
-                header = [name.strip() for name in _cells(file.readline(LARGEST_LINE))]
+                line = file.readline(LARGEST_LINE)
+                header = [name.strip() for name in _cells(line)]
                 first = next(_lines(file), None)
         except OSError as error:
             raise SettingsError(f"sensor.options.file: {path} can't be read: {error}") from error
+        if len(line) == LARGEST_LINE:
+            raise SettingsError(f"sensor.options.file: {path}: its first line has more than {LARGEST_LINE} characters")
         if len(set(header)) < len(header) or "" in header or all(_seconds(name) is not None for name in header):
             raise SettingsError(f"sensor.options.file: {path}: its first line must name the columns, each another way")
+        if len(header) == 1 and (";" in line or "\t" in line):
+            raise SettingsError(f"sensor.options.file: {path}: separate its cells by commas: {line.strip()[:80]!r}")
         if time and time not in header:
             raise SettingsError(f"sensor.options.time: {path} has no column {time!r}, only {', '.join(header)}")
         if first is None:
@@ -64,21 +70,20 @@ class CsvRecording:
     def _row(self, cells: list[str]) -> Row:
         if len(cells) != self._width:
             return Row(np.full((1, len(self.channels)), np.nan, np.float32), None, None, is_bad=True)
-        numbers = [_number(cells[column]) for column in self._columns]
-        bad = any(math.isnan(number) and cells[at].strip() for number, at in zip(numbers, self._columns, strict=True))
+        numbers = [number(cells[column]) for column in self._columns]
+        bad = any(math.isnan(value) and cells[at].strip() for value, at in zip(numbers, self._columns, strict=True))
         time = None if self._time is None else _seconds(cells[self._time])
         label = None if self._label is None else self._labelled(cells[self._label].strip())
         bad = bad or (self._time is not None and time is None)
-        with np.errstate(over="ignore"):
-            return Row(np.array([numbers], np.float32), label, time, is_bad=bad)
+        return Row(np.array([numbers], np.float32), label, time, is_bad=bad)
 
     def _labelled(self, cell: str) -> float | int | None:
         if cell in self._classes:
             return self._classes.index(cell)
-        number = _number(cell)
-        if math.isnan(number):
+        value = number(cell)
+        if math.isnan(value):
             return None
-        return int(number) if number.is_integer() and "." not in cell else number
+        return int(value) if value.is_integer() and "." not in cell else value
 
 
 def _text(path: Path) -> TextIO:
@@ -101,18 +106,11 @@ def _cells(line: str) -> list[str]:
         return []
 
 
-def _number(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        return math.nan
-
-
 def _seconds(cell: str) -> float | None:
     """A time in seconds, from a number or from ISO 8601; None when it is neither."""
-    number = _number(cell)
-    if math.isfinite(number):
-        return number
+    seconds = number(cell)
+    if math.isfinite(seconds):
+        return seconds
     try:
         moment = datetime.fromisoformat(cell.strip())
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

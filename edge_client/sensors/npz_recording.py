@@ -1,9 +1,9 @@
 """A recording in NumPy's .npz, its arrays read row by row from the archive."""
 
+import io
 import itertools
 import math
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,8 @@ from edge_client.sensors.screening import LARGEST_BURST
 from pollen.errors import SensorError, SettingsError
 
 LARGEST_COLUMNWISE_BYTES: Final = 256 * 2**20
-_DAMAGE: Final = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+_LARGEST_HEADER_BYTES: Final = 2**16
+_LARGEST_ITEM_BYTES: Final = 1024
 
 
 class NpzRecording:
@@ -28,32 +29,23 @@ class NpzRecording:
         self._path = path
         try:
             with zipfile.ZipFile(path) as archive:
-                found = {name.removesuffix(".npy") for name in archive.namelist()}
+                found = {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
                 if "X" not in found:
                     raise ValueError("there is no array X")
-                self._x, *columns = [_Array(archive, path, n) for n in ("X", "y", time or "time") if n in found]
-                count = self._x.shape[-1] if self._x.shape else 0
-                names, scale = (_listed(archive, path, n, count) if n in found else None for n in ("channels", "scale"))
-        except _DAMAGE as error:
-            raise SettingsError(f"sensor.options.file: {path} can't be read as .npz with X: {error}") from error
+                self._x = _windows(_Array(archive, path, "X"))
+                columns = [_column(_Array(archive, path, n), self._x) for n in ("y", time or "time") if n in found]
+                count = self._x.shape[-1]
+                names = _listed(_Array(archive, path, "channels"), count, "U") if "channels" in found else None
+                scale = _listed(_Array(archive, path, "scale"), count, "fiub") if "scale" in found else None
+        except Exception as error:  # zipfile and numpy raise a dozen kinds for what is damaged or no such file
+            raise SettingsError(f"sensor.options.file: {path} can't be used as .npz: {error}") from error
         self._y = next((column for column in columns if column.name == "y"), None)
         self._time = next((column for column in columns if column.name != "y"), None)
         self.timed = self._time is not None
         if time and not self.timed:
             raise SettingsError(f"sensor.options.time: {path} has no array {time!r}")
-        if len(self._x.shape) not in (2, 3) or 0 in self._x.shape or self._x.dtype.kind not in "fiub":
-            raise SettingsError(
-                f"sensor.options.file: {path}: X is {self._x.dtype} {self._x.shape}; it must be [n, C] or [n, T, C]"
-            )
-        if math.prod(self._x.shape[1:]) > LARGEST_BURST:
-            raise SettingsError(f"sensor.options.file: {path}: a row of X has more than {LARGEST_BURST} values")
-        for column in columns:
-            if column.shape != self._x.shape[:1] or column.dtype.kind not in "fiub":
-                raise SettingsError(
-                    f"sensor.options.file: {path}: {column.name} must be {self._x.shape[0]} numbers, one a row of X"
-                )
-        self.channels = tuple(map(str, names)) if names else tuple(f"channel_{index}" for index in range(count))
-        if len(set(self.channels)) < count:
+        self.channels = tuple(names or (f"channel_{index}" for index in range(count)))
+        if len(set(self.channels)) < count or "" in self.channels:
             raise SettingsError(f"sensor.options.file: {path}: channels must be {count} names, each another one")
         self._scale = np.ones(count, np.float32) if scale is None else np.array(scale, np.float32)
 
@@ -66,21 +58,29 @@ class NpzRecording:
             for values, label, time in zip(self._x.rows(), labels, times, strict=False):
                 with np.errstate(over="ignore", invalid="ignore"):
                     row = values.astype(np.float32).reshape(-1, len(self.channels)) * self._scale
-                yield Row(row, label.item() if label is not None else None, None if time is None else float(time))
-        except _DAMAGE as error:
+                moment = None if time is None or not np.isfinite(time) else float(time)
+                yield Row(row, None if label is None else label.item(), moment, is_bad=moment is None and self.timed)
+        except Exception as error:  # see above
             raise SensorError(f"{self._path} can't be read any further: {error}") from error
 
 
 class _Array:
-    """One array of the archive. Raises ValueError when it holds objects."""
+    """One array of the archive. Raises ValueError when it holds objects, or can't be read piece by piece."""
 
     def __init__(self, archive: zipfile.ZipFile, path: Path, name: str) -> None:
         self.name = name
         self._path = path
+        if archive.getinfo(f"{name}.npy").compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            # Of others zipfile unpacks more at once than was asked for.
+            raise ValueError(f"{name} is packed in another way than numpy does")
         with archive.open(f"{name}.npy") as file:
-            self.shape, self._columnwise, self.dtype = _header(file)
+            start = io.BytesIO(file.read(_LARGEST_HEADER_BYTES))
+        self.shape, self._columnwise, self.dtype = _header(start)
+        self._begins_at = start.tell()
         if self.dtype.hasobject:
             raise ValueError(f"{name} holds Python objects; save numbers")
+        if self.dtype.itemsize > _LARGEST_ITEM_BYTES:
+            raise ValueError(f"{name} has elements of {self.dtype.itemsize} bytes; at most {_LARGEST_ITEM_BYTES}")
         size = math.prod(self.shape) * self.dtype.itemsize
         if self._columnwise and size > LARGEST_COLUMNWISE_BYTES:
             raise ValueError(
@@ -96,17 +96,33 @@ class _Array:
             return
         values = math.prod(self.shape[1:])
         with zipfile.ZipFile(self._path) as archive, archive.open(f"{self.name}.npy") as file:
-            _header(file)
+            file.seek(self._begins_at)
             for _ in range(self.shape[0]):
                 content = file.read(values * self.dtype.itemsize)
                 yield np.frombuffer(content, self.dtype, values).reshape(self.shape[1:])
 
 
-def _listed(archive: zipfile.ZipFile, path: Path, name: str, count: int) -> list[Any]:
-    """The elements of an array with one for each channel. Raises ValueError when it has another shape."""
-    array = _Array(archive, path, name)
-    if array.shape != (count,):
-        raise ValueError(f"{name} has shape {array.shape}; it must be ({count},), one element a channel")
+def _windows(x: _Array) -> _Array:
+    """X, checked. Raises ValueError."""
+    if len(x.shape) not in (2, 3) or min(x.shape) < 1 or x.dtype.kind not in "fiub":
+        raise ValueError(f"X is {x.dtype} {x.shape}; it must be numbers [n, C] or [n, T, C]")
+    if math.prod(x.shape[1:]) > LARGEST_BURST:
+        raise ValueError(f"a row of X has more than {LARGEST_BURST} values")
+    return x
+
+
+def _column(column: _Array, x: _Array) -> _Array:
+    """Labels or times, checked. Raises ValueError."""
+    if column.shape != x.shape[:1] or column.dtype.kind not in "fiub":
+        raise ValueError(f"{column.name} must be {x.shape[0]} numbers, one a row of X")
+    return column
+
+
+def _listed(array: _Array, count: int, kinds: str) -> list[Any]:
+    """The elements of an array with one for each channel. Raises ValueError when it has another shape or dtype."""
+    if array.shape != (count,) or array.dtype.kind not in kinds:
+        what = "names" if kinds == "U" else "numbers"
+        raise ValueError(f"{array.name} is {array.dtype} {array.shape}; it must be {count} {what}, one a channel")
     return [element.item() for element in array.rows()]
 
 

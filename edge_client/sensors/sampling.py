@@ -3,6 +3,7 @@
 import logging
 import math
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ LOG = logging.getLogger(__name__)
 RETRY_MIN_S: Final = 0.5
 RETRY_MAX_S: Final = 60.0
 STOP_S: Final = 2.0
+OPENING_S: Final = 10.0
 QUEUED_VALUES: Final = 2**20  # 4 MiB
 WARN_EVERY_S: Final = 60.0
 SILENT_S: Final = 60.0
@@ -77,7 +79,12 @@ class Sampler:
         self._heard_at = clock.monotonic()
         self._warned_at = -math.inf
         self._warned_of: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
-        self._is_silent = False
+        self._said, self._said_at = "", -math.inf  # the last failure in the log
+        self._said_opened_at = -math.inf
+        self._opened_once = threading.Event()  # or failed to
+        self._unusable: SettingsError | None = None
+        self._left_alone = False
+        self.is_silent = False
         self.channels: tuple[Channel, ...] = ()
         self.counters = Counters()
         self.ended = False
@@ -104,20 +111,18 @@ class Sampler:
         }
 
     def start(self) -> None:
-        """Open the sensor and start the thread.
+        """Start the thread, which opens the sensor.
 
-        Raises SettingsError when the options can't be used; what fails otherwise is tried again later.
+        Raises SettingsError when the options can't be used; what fails otherwise is tried again later. An opening that
+        hangs in a driver is waited for no longer than OPENING_S.
         """
-        try:
-            self._open()
-        except SettingsError:
-            raise
-        except Exception as error:  # noqa: BLE001 - see _run
-            self._report(error)
-            self._close()
-        self.channels = self._opened
         self._thread = threading.Thread(target=self._run, name="sensor", daemon=True)
         self._thread.start()
+        if not self._opened_once.wait(OPENING_S):
+            LOG.warning("sensor: it isn't open after %.0f s; going on without it", OPENING_S)
+            self._left_alone = True
+        if self._unusable is not None:
+            raise self._unusable
 
     def stop(self) -> None:
         """Stop sampling and close the sensor."""
@@ -149,21 +154,44 @@ class Sampler:
         )
         with self._lock:
             if channels != self._opened:
+                if self._opened:
+                    LOG.warning("sensor: it came back with other channels: %s", ", ".join(map(_described, channels)))
                 self.counters.dropped += len(self._queue)
                 self._queue.clear()
                 self._queued_values = 0
             self._opened = channels
 
+    def _open_first(self) -> bool:
+        """Open the sensor; False when its options can't be used and `start` still waits to hear so."""
+        try:
+            self._open()
+        except SettingsError as error:
+            self._unusable = error
+        except BaseException as error:  # noqa: BLE001 - see _run
+            self._report(error)
+            self._close()
+        self.channels = self._opened
+        self._opened_once.set()
+        if self._unusable is None:
+            return True
+        if self._left_alone:
+            self._report(self._unusable)
+        return self._left_alone
+
     def _run(self) -> None:
+        if not self._open_first():
+            return
         due = self._clock.monotonic() + self._settings.phase_s + self._settings.period_s
         back_off = RETRY_MIN_S
+        if self._sensor is None:
+            due, back_off = self._clock.monotonic() + back_off, 2 * back_off
         while not self._clock.wait(self._stop, due - self._clock.monotonic()):
             late = self._clock.monotonic() - due
             self.counters.largest_jitter_s = max(self.counters.largest_jitter_s, late)
             try:
                 if self._sensor is None:
                     self._open()
-                    LOG.info("sensor opened again")
+                    self._say_opened()
                 self._read()
                 back_off = RETRY_MIN_S
                 due = self._next_due(due)
@@ -240,16 +268,29 @@ class Sampler:
     def _watch(self) -> None:
         """Say once when nothing has come for long; a read that hangs in a driver can't be ended from here."""
         long = self.silent_s > max(SILENT_S, SILENT_PERIODS * self._settings.period_s)
-        if long and not self._is_silent:
+        if long and not self.is_silent:
             LOG.warning("sensor: no reading for %.0f s; check its cable", self.silent_s)
-        self._is_silent = long
+        self.is_silent = long
 
     def _report(self, error: BaseException) -> None:
+        """Count a failure, and say it unless the same one was said less than a minute ago: logs lie on the card."""
         self.counters.failures += 1
+        # Copes with what can't be shown, too.
+        said, now = traceback.format_exception_only(error)[-1], self._clock.monotonic()
+        if said == self._said and now - self._said_at < WARN_EVERY_S:
+            return
+        self._said, self._said_at = said, now
         if isinstance(error, SensorError | SettingsError):
             LOG.warning("sensor: %s; it will be opened again", error)
         else:
-            LOG.warning("sensor failed with %s; it will be opened again", error.__class__.__name__, exc_info=error)
+            LOG.warning("sensor failed with %s; it will be opened again", type(error).__name__, exc_info=error)
+
+    def _say_opened(self) -> None:
+        """Say it at most once a minute, see `_report`."""
+        now = self._clock.monotonic()
+        if now - self._said_opened_at >= WARN_EVERY_S:
+            self._said_opened_at = now
+            LOG.info("sensor opened again")
 
     def _close(self) -> None:
         if self._sensor is None:
@@ -269,3 +310,7 @@ def _check(channels: tuple[Channel, ...]) -> None:
     for channel in channels:
         if not channel.low <= channel.high:
             raise SensorError(f"channel {channel.name}: low = {channel.low} must be at most high = {channel.high}")
+
+
+def _described(channel: Channel) -> str:
+    return f"{channel.name} [{channel.unit}]"

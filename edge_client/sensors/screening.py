@@ -136,7 +136,7 @@ class Screening:
         if time <= self._time:  # the order of arrival counts
             self._counters.clock_faults += 1
             self._earlier = self._time
-            return True
+            return not late
         earlier, self._earlier = self._earlier, None
         if not self._times.is_gap(time - self._time, samples):
             return True

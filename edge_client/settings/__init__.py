@@ -73,3 +73,5 @@ class EdgeSettings:
                 f"broker.username {self.broker.username!r} must be the device's name, {self.device!r}: "
                 "the broker's access rules go by it"
             )
+        if self.predictions.publish == "anomalies" and not self.anomaly.enabled:
+            raise SettingsError('predictions.publish = "anomalies" needs anomaly.enabled = true')

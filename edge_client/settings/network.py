@@ -12,10 +12,11 @@ class Upload:
 
     `encoding` of the delta (a task's config overrides it) and, for "topk", `topk_share`: the share of its numbers that
     are sent (a task's too); what an update doesn't carry goes along with the next. `bytes_per_day` (0: no limit): most
-    bytes published in any 24 hours, see `network.budget`. Over `metered_interfaces`, such as "wwan0", no update is
-    sent. `retry_s`: seconds without a receipt until an update is published again, growing tenfold;
-    `snapshot_limit_bytes`: largest payload accepted from the server; `outbox_limit_bytes`: largest size of the outbox's
-    database; `drain_s`: seconds to wait for receipts at a stop; `vitals_s`: least seconds between vitals.
+    bytes published in any 24 hours, but for births, which always go out; see `network.budget`. Over
+    `metered_interfaces`, such as "wwan0", no update is sent. `retry_s`: seconds without a receipt until an update is
+    published again, growing tenfold; `snapshot_limit_bytes`: largest payload accepted from the server;
+    `outbox_limit_bytes`: largest size of the outbox's database; `drain_s`: seconds to wait for receipts at a stop;
+    `vitals_s`: least seconds between vitals.
     """
 
     encoding: Encoding = "q8"

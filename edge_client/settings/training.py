@@ -16,7 +16,8 @@ class Training:
     most `max_steps` optimizer steps, with FedProx's `proximal_mu` (0: off). The work is cut into slices of `slice_ms`
     milliseconds; `nice` is the training thread's niceness; `runtime` picks the interpreter, `threads` how many it has
     (more than 1 pays for large models only). `fetch_s`: seconds to wait for the newest snapshot before training from
-    the last one known.
+    the last one known. After `offline_s` seconds without a connection the device also trains for itself alone where no
+    task lets it: that improves its own predictions and sends nothing.
     """
 
     new_samples: int = 64
@@ -28,11 +29,13 @@ class Training:
     runtime: Runtime = "auto"
     threads: int = 1
     fetch_s: float = 5.0
+    offline_s: float = 60.0
 
     def __post_init__(self) -> None:
         at_least(1, new_samples=self.new_samples, epochs=self.epochs, max_steps=self.max_steps)
         at_least(0.0, proximal_mu=self.proximal_mu)
         at_least(0.1, slice_ms=self.slice_ms, fetch_s=self.fetch_s)
+        at_least(0.0, offline_s=self.offline_s)
         if not 1 <= self.threads <= 64:
             raise ValueError(f"threads = {self.threads} must be from 1 to 64")
         if not 0 <= self.nice <= 19:

@@ -2,6 +2,7 @@
 
 import logging
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -19,7 +20,7 @@ from edge_client.vitals import rss_bytes
 from pollen import encoding, messages
 from pollen.bundle import Floats
 from pollen.errors import MessageError, StoreError
-from pollen.messages import Task, Update
+from pollen.messages import Scalar, Task, Update
 
 LOG = logging.getLogger(__name__)
 
@@ -80,19 +81,21 @@ def resume(task: Task, model: DeviceModel, outbox: Outbox, limit_bytes: int) -> 
     return OpenTrain(task, base, local, row.samples, row.steps)
 
 
-def lacks(task: Task, model: DeviceModel, settings: Training, trained_total: int) -> str:
-    """What is missing until there are enough examples for `task` newer than the first `trained_total`; "": nothing.
+def lacks(config: Mapping[str, Scalar], model: DeviceModel, settings: Training, trained_total: int) -> str:
+    """What is missing until there are enough examples newer than the first `trained_total`; "": nothing.
 
-    Raises MessageError when the task asks for a number of them that can't be.
+    Raises MessageError when a task's `config` asks for a number of them that can't be.
     """
     learner, graph = model.learner, model.graph
     if learner is None or graph is None:
         return "a model that fits the sensor"
     smallest = graph.manifest.batch if graph.manifest.state_size else 1
-    needed = int(trainer.number(task.config, "min_samples", settings.new_samples, 1, LARGEST_WAIT))
-    new = learner.buffer.total - trained_total
+    needed = int(trainer.number(config, "min_samples", settings.new_samples, 1, LARGEST_WAIT))
+    total = learner.buffer.total
+    trained_total = max(trained_total, learner.trained_total)
+    new = total - trained_total if total >= trained_total else total  # else they are those of a new buffer
     if new < needed:
-        return f"{new} of {needed} new samples"
+        return f"{new} of {needed} new examples"
     return f"{len(learner.buffer)} of the {smallest} samples of a batch" if len(learner.buffer) < smallest else ""
 
 

@@ -2,29 +2,30 @@
 
 import logging
 import random
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 from edge_client.clock import Clock
 from edge_client.model.device_model import DeviceModel
 from edge_client.network.fetching import Fetching
-from edge_client.network.outbox import Outbox, Reply
+from edge_client.network.outbox import Outbox
 from edge_client.network.session import MqttSession
 from edge_client.settings import EdgeSettings
 from edge_client.training import trainer
 from edge_client.training.after_drift import AfterDrift
+from edge_client.training.held_run import HeldRun
+from edge_client.training.own_training import OwnTraining
 from edge_client.training.policy import FREE, Policy
+from edge_client.training.results import Results
 from edge_client.training.train_task import OpenTrain, diverged, finish, lacks, resume, start
+from edge_client.training.waiting import waits_for
 from pollen import messages
-from pollen.errors import MessageError, PollenError, SignatureError, StoreError
-from pollen.fields import MAX_TEXT
-from pollen.messages import Receipt, Result, Task
+from pollen.errors import InterpreterError, MessageError, PollenError, SignatureError, StoreError
+from pollen.messages import Receipt, Task
 from pollen.topics import ModelLeaf
 
 LOG = logging.getLogger(__name__)
 
-EVALUATIONS: Final = 8  # evaluate tasks that may wait
 BUNDLE_FETCH_S: Final = 60.0
 IDLE_S: Final = 0.25
 
@@ -50,15 +51,16 @@ class Worker:
         self._metrics = metrics
         self._fetching = Fetching(session, clock)
         self._policy = policy or Policy(settings.policy, clock)
+        self._results = Results(outbox, model, self._fetching, self._policy, clock)
         self._chance = random.Random()  # noqa: S311 - shuffles examples, keeps no secret
         self._after_drift = AfterDrift(settings.drift)
         self._train: OpenTrain | None = None
-        self._evaluations: deque[Task] = deque()
         self._job: Task | None = None
-        self._run: trainer.TrainingRun | None = None
-        self._paused = False
-        self._evaluation: trainer.EvaluationRun | None = None
+        self._run: HeldRun | None = None
         self._trained_total = 0
+        self.own = OwnTraining(
+            settings.training, model, self._policy, self._after_drift, clock=clock, chance=self._chance
+        )
         self.updates_made = 0
         self.train_seconds = 0.0
 
@@ -86,9 +88,11 @@ class Worker:
         if task.model != self._settings.model:
             self._refuse(task, f"this device learns {self._settings.model!r}, not {task.model!r}")
         elif task.kind == "query":
-            self._answer(task, 0, self._metrics())
+            self._results.put(task, 0, self._metrics())
         elif task.kind == "evaluate":
-            self._queue_evaluation(task)
+            too_many = self._results.queue(task)
+            if too_many:
+                self._refuse(task, too_many)
         elif self._train is None or self._train.task.task != task.task:
             if self._train is not None and self._job is self._train.task:
                 self._rest()  # the server has given that one up
@@ -149,43 +153,43 @@ class Worker:
         """Why the device isn't training now, in words; "" while it is."""
         if self._run is not None:
             return self._policy.hold.why
-        if self._evaluation is not None:
+        if self._results.run is not None:
             return "it evaluates the model for the server"
+        if self._is_alone:
+            return self.own.waiting_for
         if self._train is None:
             return "no task from the server" + ("" if self._fetching.possible else ", there is no connection")
         task, row = self._train.task, self._outbox.row(self._train.task.task)
         if self._train.is_final(row):
             return "no receipt from the server yet for what was learned last"
-        if self._fetching.leaf is not None:
-            return f"the {'model' if self._fetching.leaf == 'bundle' else 'newest weights'} from the server"
-        if self._fetching.waits:
-            return self._fetching.why
-        if self._model.digest != task.bundle:
-            return "the task's model isn't here yet"
-        try:
-            missing = lacks(task, self._model, self._settings.training, self._trained_total)
-        except MessageError as error:
-            return str(error)
-        return self._model.problem or missing or self._policy.hold.why
+        how, model, fetching = self._settings.training, self._model, self._fetching
+        return waits_for(task, how, model, fetching, policy=self._policy, trained_total=self._trained_total)
 
     def advance(self) -> float:
         """Do what can be done in one slice; returns the seconds until there may be more to do."""
         if self._job is not None and self._fetching.leaf is None and self._model.digest != self._job.bundle:
             self._abandon()
         seconds = self._settings.training.slice_ms / 1000
-        started = self._clock.monotonic()
         if self._run is not None:
             self._train_slice(self._run, seconds)
-            self._policy.spent(self._clock.monotonic() - started)
-        elif self._evaluation is not None:
-            self._evaluate_slice(self._evaluation, seconds)
-            self._policy.spent(self._clock.monotonic() - started)
+        elif self._results.run is not None:
+            if self._results.advance(self._results.run, seconds):
+                self._rest()
         elif self._fetching.leaf is None:
             self._choose()
         elif self._fetching.overdue:
             self._not_fetched()
+        if self._is_alone and self._job is None:
+            return 0.0 if self.own.advance(seconds, self._trained_total) else IDLE_S
+        self.own.stop()
         trains = self._run is not None and self._policy.hold is FREE
-        return 0.0 if trains or self._evaluation is not None else IDLE_S
+        return 0.0 if trains or self._results.run is not None else IDLE_S
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether there has been no connection for a while, and no task that can be worked on without one."""
+        job = self._answerable_train()
+        return self.own.is_due(connected=self._fetching.possible) and (job is None or job.bundle != self._model.digest)
 
     def _opened(self, task: Task) -> OpenTrain:
         """The task with its work so far; what is kept back for another, or can't grow any more, is sent now."""
@@ -199,24 +203,17 @@ class Worker:
         except StoreError as error:
             LOG.error("what is kept back stays so: %s", error)
 
-    def _queue_evaluation(self, task: Task) -> None:
-        known = any(known.task == task.task for known in self._evaluations)
-        if not known and len(self._evaluations) >= EVALUATIONS:
-            self._refuse(task, f"{EVALUATIONS} evaluations wait already")
-        elif not known:
-            self._evaluations.append(task)
-
     def _choose(self) -> None:
         """Pick the next job that can be worked on now."""
         if self._fetching.waits:
             return
-        job = self._evaluations[0] if self._evaluations else self._answerable_train()
+        job = self._results.evaluations[0] if self._results.evaluations else self._answerable_train()
         if job is None:
             return
         if self._model.digest != job.bundle:
             self._get_bundle(job)
         elif self._model.problem:
-            self._refuse(job, self._model.problem)
+            self._give_up(job, self._model.problem)
         elif job.kind == "evaluate" or self._is_due(job):
             self._job = job
             self._get_snapshot(job)
@@ -230,7 +227,7 @@ class Worker:
     def _is_due(self, task: Task) -> bool:
         """Whether there are enough new examples for the train task, and the policy lets it begin."""
         try:
-            missing = lacks(task, self._model, self._settings.training, self._trained_total)
+            missing = lacks(task.config, self._model, self._settings.training, self._trained_total)
             return not missing and self._policy.hold is FREE
         except MessageError as error:
             self._refuse(task, str(error))
@@ -242,7 +239,7 @@ class Worker:
                 self._trained_total = 0
                 return
         except PollenError as error:
-            self._refuse(job, str(error))
+            self._give_up(job, str(error))
             return
         if self._fetching.possible:
             self._job = job
@@ -275,11 +272,10 @@ class Worker:
             self._refuse(job, "no examples yet")
             return
         if job.kind == "evaluate":
-            values = self._model.join(snapshot.weights)
-            self._evaluation = trainer.EvaluationRun(graph, learner.buffer, *values, self._clock)
+            self._results.begin(graph, learner.buffer, snapshot.weights)
         elif self._train is not None:
             try:
-                self._run = start(
+                run = start(
                     self._train,
                     self._model,
                     self._settings.training,
@@ -287,50 +283,42 @@ class Worker:
                     clock=self._clock,
                     rate_factor=self._after_drift.factor(learner.drifted_at),
                 )
-                self._model.begin_training()
+                self._run = HeldRun(run, self._model, self._policy, self._clock)
             except MessageError as error:
                 self._refuse(job, str(error))
 
-    def _train_slice(self, run: trainer.TrainingRun, seconds: float) -> None:
+    def _train_slice(self, run: HeldRun, seconds: float) -> None:
         train, learner = self._train, self._model.learner
         row = None if train is None else self._outbox.row(train.task.task)
         # When the connection came back, it took the earlier result.
         if train is None or learner is None or (row is not None and row.handed):
             self._rest()
             return
-        if self._policy.hold is not FREE:  # it goes on later where it is now
-            self._paused = True
-            self._model.record.rest()
-            return
-        if self._paused:
-            self._paused = False
-            self._model.begin_training()
         try:
             if not run.advance(seconds):
                 return
         except trainer.TrainingDivergedError as error:
-            self._trained_total = learner.buffer.total
-            diverged(train, run, self._model)
+            self._trained_total = learner.trained_total = learner.buffer.total
+            diverged(train, run.run, self._model)
             self._model.diverged()
             self._refuse(train.task, str(error))
             return
-        self._trained_total = learner.buffer.total
+        except InterpreterError as error:
+            self._model.failed(str(error))
+            self._give_up(train.task, str(error))
+            return
+        self._trained_total = learner.trained_total = learner.buffer.total
         if run.result is not None:
             self.train_seconds += run.result.seconds
             row = finish(train, run.result, self._model, self._outbox, settings=self._settings, chance=self._chance)
             self.updates_made += row is not None and not row.skipped
         self._rest()
 
-    def _evaluate_slice(self, evaluation: trainer.EvaluationRun, seconds: float) -> None:
-        job = self._job
-        if evaluation.advance(seconds):
-            self._rest()
-            if job is not None:
-                self._answer(job, evaluation.samples, evaluation.metrics)
-
-    def _answer(self, task: Task, samples: int, metrics: dict[str, float]) -> None:
-        payload = messages.encode(Result(task.task, samples, messages.finite_metrics(metrics)))
-        self._put_result(task, payload, samples)
+    def _give_up(self, task: Task, error: str) -> None:
+        """The task can't be worked on any more; what was learned for it is sent as it is."""
+        if self._train is not None and self._train.task is task:
+            self._train.local = None
+        self._refuse(task, error)
 
     def _refuse(self, task: Task, error: str) -> None:
         """Tell the server why the task can't be done."""
@@ -340,17 +328,7 @@ class Worker:
         if self._outbox.row(task.task) is not None:
             self._release()  # an earlier, good answer waits
             return
-        payload = messages.encode(Result(task.task, 0, {}, error[:MAX_TEXT]))
-        self._put_result(task, payload, 0)
-
-    def _put_result(self, task: Task, payload: bytes, samples: int) -> None:
-        if task in self._evaluations:
-            self._evaluations.remove(task)
-        try:
-            self._outbox.put(Reply(task.task, "result", lambda _seq: payload, samples=samples))
-        except StoreError as error:
-            LOG.error("the result can't be kept: %s", error)
-            self._fetching.rest()
+        self._results.put(task, 0, {}, error)
 
     def _put_off(self, why: str) -> None:
         if self._job is not None and self._job.kind == "evaluate" and self._fetching.possible:
@@ -368,5 +346,5 @@ class Worker:
     def _rest(self) -> None:
         """The job is done, wanted no more, or to be chosen anew."""
         self._model.record.rest()
-        self._job = self._run = self._evaluation = None
+        self._job = self._run = self._results.run = None
         self._fetching.done()

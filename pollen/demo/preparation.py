@@ -16,7 +16,7 @@ from pollen.demo.recording import Array, DataError, Floats, Recording
 from pollen.errors import PollenError
 
 CACHE: Final = Path(".cache/pollen")
-TASKS: Final[dict[str, Any]] = {"epochs": 1, "max_steps": 60, "encoding": "f32"}
+TASKS: Final[dict[str, Any]] = {"epochs": 1, "max_steps": 60}
 
 
 def device_names(count: int) -> list[str]:

@@ -181,6 +181,7 @@ def write_settings(folder: Path, device: str, port: int, tables: Mapping[str, An
         "broker": {"port": port, "username": device, "password": f"secret-{device}"},
         "sensor": {"kind": "replay", "period_s": 0.005},
         "learner": {},
+        "storage": {"flush_s": 0.2},
         "training": {"new_samples": 32, "max_steps": 40, "fetch_s": 2.0},
         "upload": {"vitals_s": 1.0, "retry_s": 60.0, "drain_s": 5.0},
         "session": {"reconnect_min_s": 0.1, "reconnect_max_s": 0.5, "will_delay_s": 1},

@@ -191,7 +191,7 @@ def test_a_rejected_update_is_dropped_and_counted(server: Server, device: Device
     server.receipt(server.update(server.task(bundle)), outcome="rejected", reason="norm beyond the bound")
     server.wait_for(lambda: server.vitals().get("receipts_rejected") == 1, 10, "the vitals to say so")
     assert "norm beyond the bound" in one.log()
-    assert rows(one) == []
+    server.wait_for(lambda: not rows(one), 10, "an empty outbox")
 
 
 def test_a_new_train_task_replaces_one_that_is_being_worked_on(

@@ -40,7 +40,12 @@ def running(server: Server, tmp_path: Path) -> Iterator[Callable[[MovedClock], l
     threads: list[threading.Thread] = []
 
     def start(clock: MovedClock) -> list[Sample]:
-        settings = loaded(write_settings(tmp_path, "pi-1", server.port, {"upload": {"retry_s": 0.5}}))
+        tables = {
+            "upload": {"retry_s": 0.5, "bytes_per_day": 10**10},
+            "storage": {"flush_s": 0.2},
+            "policy": {"quiet_hours": "00:00-23:59"},  # which a clock known to be wrong can't tell
+        }
+        settings = loaded(write_settings(tmp_path, "pi-1", server.port, tables))
         samples: list[Sample] = []
 
         def run() -> None:
@@ -85,6 +90,9 @@ def test_nothing_changes_but_the_recorded_wall_time(
         server.wait_for(lambda done=done: server.vitals()["receipts_merged"] == done + 1, 20, "the receipt")
     vitals = server.vitals()
     assert vitals["outbox_rows"] == 0
+    assert vitals["stored_samples"] > 0
+    assert vitals["stored_damaged"] == vitals["store_dropped"] == 0
+    assert 0 < 10**10 - vitals["budget_left_bytes"] < 10**6
     assert vitals["sensor_gaps"] == vitals["sensor_failures"] == vitals["reconnects"] == 0
     assert clock.looks > 50 * len(JUMPS)
     births = [state for state in server.states() if isinstance(state, Birth)]

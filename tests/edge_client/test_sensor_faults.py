@@ -119,6 +119,6 @@ def test_a_sensor_that_comes_back_as_another_one_doesnt_fit_the_model_until_it_d
     server.wait_for(lambda: "the sensor gives 3 channels" in one.log(), 30, "the misfit")
     server.receipt(server.result(server.task(bundle), 30))
     cable.set("ok")
-    server.wait_for(lambda: one.log().count("sensor opened again") >= 2, 30, "the first sensor again")
+    server.wait_for(lambda: one.log().count("other channels") >= 2, 30, "the first sensor again")
     trained(server, bundle)
     assert one.process.poll() is None

@@ -101,7 +101,7 @@ def test_a_client_that_tells_very_many_metrics_has_the_first_of_them_recorded() 
 
     history = server(merges=1).run(AnsweringGrid([11], answer))
     assert list(history.merges[0].metrics)[:2] == ["train_loss", "metric-0"]
-    assert len(history.merges[0].metrics) == 32
+    assert len(history.merges[0].metrics) == 64
 
 
 def test_what_the_merge_rule_says_goes_into_the_config_of_the_client() -> None:

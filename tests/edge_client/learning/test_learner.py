@@ -355,6 +355,20 @@ def test_after_a_drift_what_is_old_is_forgotten(bundles: Bundles) -> None:
     assert one.since_drift == 0
 
 
+def test_another_models_errors_are_no_drift_and_are_trained_on_at_once(bundles: Bundles) -> None:
+    bundle = bundles("forecast")
+    one = learner(bundle, drift=Drift(keep_samples=64))
+    good, bad = bundle.weights * 0, bundle.weights * 0 + 3
+    samples = stream(900)
+    one.observe(samples[:600], good, bundle.state)
+    one.trained_total = one.buffer.total
+    assert one.use(load(bundle))
+    assert one.trained_total == 0
+    one.observe(samples[600:], bad, bundle.state)
+    assert one.drifts == 0
+    assert len(one.buffer) > 800
+
+
 # Across a restart
 
 

@@ -2,15 +2,19 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from edge_client.local.status import render
 from pollen.bundle import Bundle
-from tests.edge_client.fleet import Device, Server
+from pollen.errors import SettingsError
+from tests.edge_client.fleet import Device, Server, loaded, write_settings
 
 PROJECT = Path(__file__).parents[3]
 
@@ -83,6 +87,45 @@ def test_a_reader_that_leaves_ends_predict_quietly(
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("words", ["status", "status --json", "predict --count 3", "doctor"])
+def test_a_reader_that_has_gone_is_no_failure(
+    words: str, server: Server, device: Callable[..., Device], bundles: Callable[[str], Bundle]
+) -> None:
+    one = device()
+    bundle = bundles("forecast")
+    server.publish_model(bundle, 0)
+    server.update(server.task(bundle))
+    command = (
+        f"{sys.executable} -m edge_client.command {words} --config {one.settings_file} | true; echo ${{PIPESTATUS[0]}}"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False,
+        env=environment | {"PYTHONPATH": str(PROJECT)},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+def test_predict_that_gets_fewer_than_it_was_to_count_fails(
+    server: Server, device: Callable[..., Device], bundles: Callable[[str], Bundle]
+) -> None:
+    one = device()
+    bundle = bundles("forecast")
+    server.publish_model(bundle, 0)
+    server.update(server.task(bundle))
+    command = [sys.executable, "-m", "edge_client.command", "predict", "--config", str(one.settings_file)]
+    with subprocess.Popen(
+        [*command, "--count", "1000000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+    ) as reader:  # fmt: skip
+        assert reader.stdout is not None
+        assert reader.stdout.readline()
+        assert one.terminate() == 0
+        _, errors = reader.communicate(timeout=60)
+    assert reader.returncode == 1
+    assert "the agent stopped" in errors
+
+
 def test_without_an_agent_status_says_so(server: Server, device: Callable[..., Device]) -> None:
     one = device()
     assert one.terminate() == 0
@@ -112,12 +155,26 @@ def test_a_fresh_agent_can_be_shown_too() -> None:
             "model": {"name": "m", "digest": "", "version": None, "runtime": ""},
             "learner": {"target": "next", "horizon": 1, "examples": 0, "drifts": 0, "drift_ago_s": None},
             "error": {"now": nothing, "today": nothing, "yesterday": nothing},
-            "training": {"waiting_for": "no task from the server", "updates": 0},
+            "training": {"waiting_for": "no task from the server", "updates": 0, "own": 0},
             "last_merge": None,
-            "connection": {"broker": "b:1", "connected": False, "waiting": 0},
+            "connection": {"broker": "b:1", "connected": False, "problem": "refused", "waiting": 0, "held": ""},
             "problems": ["the sensor is not open; see the log"],
         }
     )  # fmt: skip
     assert "bme280: not open" in text
     assert "no window has been scored yet" in text
+    assert "not connected to b:1 (refused); no update waiting" in text
     assert text.splitlines()[-1].startswith("problem")
+
+
+@pytest.mark.parametrize(
+    ("tables", "complaint"),
+    [
+        ({"predictions": {"publish": "anomalies"}}, "needs anomaly.enabled = true"),
+        ({"predictions": {"discovery": "homeassistant"}}, "predictions.discovery announces"),
+        ({"predictions": {"publish": "always", "topic": "a/#"}}, "without + and #"),
+    ],
+)
+def test_predictions_that_could_never_be_sent_are_refused(tables: Any, complaint: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=re.escape(complaint)):
+        loaded(write_settings(tmp_path / "pi-1", "pi-1", 1883, tables))

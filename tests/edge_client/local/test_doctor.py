@@ -6,13 +6,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edge_client.local.doctor import certificate_end
-from tests.edge_client.fleet import Server, write_settings
+from tests.edge_client.fleet import Device, Server, stream, write_settings
 
 PROJECT = Path(__file__).parents[3]
 
@@ -83,6 +84,45 @@ def test_a_silent_sensor_is_found(server: Server, tmp_path: Path) -> None:
     found = findings(write_settings(tmp_path / "pi-1", "pi-1", server.port, {"sensor": {"options": options}}))
     assert not found["sensor"]["ok"]
     assert "silent.npz" in found["sensor"]["seen"]
+
+
+def test_an_agent_that_answers_nobody_keeps_its_sensor_and_its_session(
+    server: Server, device: Callable[..., Device]
+) -> None:
+    one = device(local={"socket": "off"})
+    server.wait_for(server.online, 20, "the device's birth")
+    found = findings(one.settings_file)
+    assert found["agent"]["ok"]
+    assert not {"sensor", "login"} & set(found)
+    assert "reconnect" not in one.log()
+    assert one.log().count(": connected to") == 1
+
+
+def test_what_the_running_agent_complains_of_is_found(
+    server: Server, device: Callable[..., Device], tmp_path: Path
+) -> None:
+    one = device(sensor={"options": {"file": str(stream(tmp_path, rows=5))}})
+    server.wait_for(lambda: "stream has ended" in one.log(), 30, "the recording's end")
+    assert findings(one.settings_file)["agent"]["seen"] == "the sensor's recording has ended"
+
+
+def test_files_that_are_another_users_are_found_before_anything_is_lost(tmp_path: Path) -> None:
+    settings = write_settings(tmp_path / "pi-1", "pi-1", 1, {})
+    outbox = tmp_path / "pi-1" / "state" / "outbox.sqlite"
+    outbox.parent.mkdir()
+    outbox.touch(0o444)
+    # Root may write anything; without these capabilities it is a user like others.
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    command = [*drop, sys.executable, "-m", "edge_client.command"]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    for words, code in ([], 2), (["doctor"], 1):
+        done = subprocess.run(
+            [*command, *words, "--config", str(settings)],
+            capture_output=True, text=True, timeout=120, check=False, env=environment,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert f"{outbox} can't be written by this user" in done.stdout + done.stderr
+        assert "chown -R" in done.stdout + done.stderr
 
 
 def test_settings_that_cannot_be_read_are_exit_code_2(tmp_path: Path) -> None:

@@ -142,6 +142,16 @@ def test_nonsense_is_answered_by_hanging_up(loop: Loop, path: Path, request_byte
     assert "turns" in ask_status(path)
 
 
+def test_a_file_in_the_sockets_place_is_left_alone(tmp_path: Path, caplog) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "notes.txt"
+    path.write_text("mine")
+    one = LocalSocket(path)
+    one.open()
+    one.close()
+    assert path.read_text() == "mine"
+    assert "can't listen there" in caplog.text
+
+
 def test_a_folder_that_cannot_be_written_is_reported_and_ends_nothing(tmp_path: Path, caplog) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "file").touch()
     one = LocalSocket(tmp_path / "file" / "edge.sock")

@@ -307,9 +307,9 @@ def test_a_model_with_state_waits_for_a_whole_batch_and_needs_room_for_one(bundl
         assert device.model.take_bundle(bundle.to_bytes(), bundle.digest)
         task = device.task().task
         device.model.observe(sine(WINDOW + 7))
-        assert lacks(task, device.model, device.settings.training, 0)
+        assert lacks(task.config, device.model, device.settings.training, 0)
         device.model.observe(sine(WINDOW + 8)[-1:])
-        assert not lacks(task, device.model, device.settings.training, 0)
+        assert not lacks(task.config, device.model, device.settings.training, 0)
         small = replace(device.settings, learner=Learner(replay_samples=7))
         narrow = DeviceModel(small, device.store, device.outbox)
         with pytest.raises(BundleError, match=r"whole batches of 8; learner\.replay_samples = 7"):

@@ -1,6 +1,7 @@
 """TLS to a real Mosquitto whose certificate is outside its dates, on a device whose clock may be wrong."""
 
 import datetime
+import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -8,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from edge_client.network.events import Connected, Lost
 from edge_client.network.session import MqttSession
 from edge_client.settings import EdgeSettings, Session
+from pollen import messages
 from pollen.broker import Broker
 from pollen.errors import SettingsError
 from tests.edge_client.authority import Authority
@@ -107,7 +111,9 @@ def test_dates_count_otherwise_and_the_refusal_names_them_and_the_clock(
     assert one.count(Connected) == 0
     for moment in dates:
         assert f"{moment:%b} {moment.day:2} {moment:%H:%M:%S %Y}" in caplog.text
-    assert f"the clock here says {NOW:%b %d }" in caplog.text
+    said = re.findall(r"the clock here says (.+?) GMT", caplog.text)[-1]
+    moment = datetime.datetime.strptime(said, "%b %d %H:%M:%S %Y").replace(tzinfo=datetime.UTC)
+    assert abs(datetime.datetime.now(datetime.UTC) - moment) < datetime.timedelta(minutes=2)
     assert ("is synchronised: renew" if known else "may be wrong: renew") in caplog.text
 
 
@@ -134,6 +140,29 @@ def test_dates_are_checked_as_soon_as_the_clock_is_right(
     wait_until(lambda: one.count(Lost), 20, "its end")
     wait_until(lambda: "certificate has expired" in caplog.text, 20, "the refusal")
     assert one.count(Connected) == 1
+
+
+@pytest.mark.parametrize("known", [True, None])
+def test_a_device_shut_out_by_that_check_is_known_to_be_gone(
+    tls_broker: Any, connect: Any, wait_until: WaitUntil, known: bool | None
+) -> None:
+    broker, clock = tls_broker(EXPIRED), MovedClock(known=False)
+    states: list[bytes] = []
+    listener = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+    listener.tls_set_context(broker.tls_context(check_dates=False))
+    listener.on_connect = lambda client, *_: client.subscribe("#", 1)
+    listener.on_message = lambda _client, _userdata, message: states.append(message.payload)
+    listener.connect(broker.host, broker.port)
+    listener.loop_start()
+    one = connect(broker, clock)
+    wait_until(lambda: one.count(Connected), 20, "a connection")
+    clock.known = known
+    wait_until(lambda: states, 20, "the device's death")
+    listener.disconnect()
+    listener.loop_stop()
+    death = messages.decode_state(states[0])
+    assert isinstance(death, messages.Death)
+    assert death.reason == "lost"
 
 
 def test_a_good_certificate_comes_through_that_check(

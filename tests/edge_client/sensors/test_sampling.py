@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge_client.clock import SystemClock
-from edge_client.sensors import Channel, Reading
+from edge_client.sensors import Channel, Reading, sampling
 from edge_client.sensors.sampling import QUEUED_VALUES, RETRY_MAX_S, RETRY_MIN_S, STOP_S
 from pollen.errors import SensorError, SettingsError
 from tests.edge_client.clock import VirtualClock
@@ -98,7 +98,7 @@ def test_opening_again_waits_longer_and_longer_up_to_a_minute(wait_until: WaitUn
         raise FileNotFoundError("/dev/ttyUSB0")
 
     played(sampler(opener, clock), wait_until)
-    waits = np.diff(tried)[1:]
+    waits = np.diff(tried)
     assert waits[0] == pytest.approx(RETRY_MIN_S)
     assert waits[1:8] == pytest.approx(np.minimum(2 * waits[:7], RETRY_MAX_S))
     assert waits[-1] == pytest.approx(RETRY_MAX_S)
@@ -129,6 +129,99 @@ def test_options_that_cant_be_used_end_the_start_and_missing_hardware_doesnt() -
         one.start()
         assert one.counters.failures == 1
         one.stop()
+
+
+def test_an_opening_that_hangs_holds_up_neither_the_start_nor_the_stop(
+    monkeypatch: pytest.MonkeyPatch, wait_until: WaitUntil
+) -> None:
+    monkeypatch.setattr(sampling, "OPENING_S", 0.05)
+    goes_on = threading.Event()
+
+    def opener(_options: Any) -> Any:
+        goes_on.wait(60)
+        return Script([[[1, 2]]])
+
+    one = sampler(opener, SystemClock())
+    one.start()
+    assert one.channels == ()
+    goes_on.set()
+    wait_until(lambda: one.ended, 20, "the stream's end")
+    assert len(one.take(10)) == 1
+    assert one.channels == AB
+    again = sampler(lambda _options: threading.Event().wait(60), SystemClock())
+    again.start()
+    again.stop()
+
+
+def test_the_sensor_is_opened_read_and_closed_by_one_thread(wait_until: WaitUntil) -> None:
+    """Some drivers, and SQLite, take calls from the thread that opened them only."""
+    threads = set()
+
+    class Particular(Script):
+        def __call__(self, options: Any) -> Script:
+            threads.add(threading.get_ident())
+            return super().__call__(options)
+
+        def read(self) -> Any:
+            threads.add(threading.get_ident())
+            return super().read()
+
+        def close(self) -> None:
+            threads.add(threading.get_ident())
+
+    played(sampler(Particular([[[1, 2]], SensorError("cable"), [[3, 4]]])), wait_until)
+    assert len(threads) == 1
+
+
+def test_options_found_wrong_after_the_start_has_gone_on_are_a_failure(
+    monkeypatch: pytest.MonkeyPatch, wait_until: WaitUntil
+) -> None:
+    monkeypatch.setattr(sampling, "OPENING_S", 0.05)
+    goes_on = threading.Event()
+
+    def opener(_options: Any) -> Any:
+        goes_on.wait(60)
+        raise SettingsError("colour")
+
+    one = sampler(opener, SystemClock())
+    one.start()
+    goes_on.set()
+    wait_until(lambda: one.counters.failures >= 2, 20, "it to be tried again")
+    one.stop()
+
+
+def test_missing_hardware_is_tried_again_soon_however_long_the_period(wait_until: WaitUntil) -> None:
+    clock, tried = VirtualClock(), list[float]()
+
+    def opener(_options: Any) -> Any:
+        tried.append(clock.monotonic())
+        if len(tried) == 1:
+            raise SensorError("no such bus")
+        return Script([[[1, 2]]])
+
+    played(sampler(opener, clock, period_s=3600.0), wait_until)
+    assert np.diff(tried) == pytest.approx([RETRY_MIN_S])
+
+
+def test_a_failure_that_repeats_is_logged_once_a_minute(
+    wait_until: WaitUntil, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A loose cable must not wear out the card that the log lies on."""
+
+    class UnspeakableError(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+    caplog.set_level(logging.INFO)
+    steps: list[Any] = []
+    for error in (SensorError("loose"), ZeroDivisionError("bug"), UnspeakableError()):
+        steps += [step for _ in range(60) for step in ([[1, 2]], error)]
+    one = sampler(Script(steps))
+    played(one, wait_until)
+    assert one.counters.failures == 180
+    said = [record.getMessage() for record in caplog.records]
+    assert 3 <= len([words for words in said if "will be opened again" in words]) <= 6
+    assert 1 <= said.count("sensor opened again") <= 3
 
 
 @pytest.mark.parametrize(

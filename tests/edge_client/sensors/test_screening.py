@@ -124,6 +124,14 @@ def test_a_single_time_from_the_past_is_no_gap_when_the_clock_is_back() -> None:
     assert counters.clock_faults == 2
 
 
+def test_a_clock_that_began_anew_while_nothing_came_is_a_gap() -> None:
+    """A sensor that lost its power for ten minutes, and counts from 0 again."""
+    one, counters = screening()
+    screen(one, *range(10), times=[1000 + n for n in range(10)])
+    assert follows(screen(one, 1, 2, 3, times=[0, 1, 2], start=610)) == [False, True, True]
+    assert counters.clock_faults == 1
+
+
 def test_a_step_of_more_than_three_of_the_usual_is_a_gap() -> None:
     one, _ = screening()
     regular = [float(n) for n in range(20)]

@@ -78,7 +78,7 @@ def test_the_device_says_what_it_waits_for(offline: Offline) -> None:
     offline.ask()
     offline.sense(10)
     examples = offline.worker.waiting_for
-    assert examples.endswith(" of 20 new samples")
+    assert examples.endswith(" of 20 new examples")
     assert int(examples.split()[0]) <= 10
     assert offline.worker.advance() == IDLE_S
     offline.heat(90)
