@@ -211,7 +211,7 @@ def test_an_unsent_update_grows_on_after_a_restart(server: Server, device: Devic
     task = server.task(bundle, version=4, config={"min_samples": 100})
     server.wait_for(lambda: "train task " + task.hex()[:8] in one.log(), 10, "the task")
     server.broker.stop()
-    server.wait_for(lambda: rows(one), 20, "an update made offline")
+    server.wait_for(lambda: task in [row[0] for row in rows(one)], 20, "an update made offline")
     one.kill()
     two = device(wait=False, upload={"encoding": "q8"})
     lives = two.log().count("edge_client.training.train_task: update")

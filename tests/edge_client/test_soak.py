@@ -9,7 +9,7 @@ are the least that say something.
 """
 
 import os
-import resource
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -71,10 +71,11 @@ class Merging:
 
 
 def test_memory_and_files_stay_as_large_as_they_are_over_a_day(
-    server: Server, device: Callable[..., Device], bundles: Callable[[str], Bundle]
+    server: Server, device: Callable[..., Device], bundles: Callable[[str], Bundle], tmp_path: Path
 ) -> None:
     merging = Merging(server, bundles("mlp"))
     one = device(
+        python=confined_python(tmp_path),
         sensor={
             "kind": "synthetic",
             "period_s": PERIOD_S,
@@ -94,7 +95,6 @@ def test_memory_and_files_stay_as_large_as_they_are_over_a_day(
         anomaly={"enabled": True},
         logging={"level": "info"},
     )
-    confine(one.pid)
     merging.begin()
 
     readings = HOURS * 3600
@@ -130,12 +130,13 @@ def test_memory_and_files_stay_as_large_as_they_are_over_a_day(
     assert settled[:, 2].max() <= 1.25 * np.median(settled[:, 2]), report
 
 
-def confine(pid: int) -> None:
-    """Let the process have no more than 128 MB: see above."""
-    if CGROUP:
-        (Path(CGROUP) / "cgroup.procs").write_text(str(pid))
-    else:
-        resource.prlimit(pid, resource.RLIMIT_DATA, (LIMIT_BYTES, LIMIT_BYTES))
+def confined_python(folder: Path) -> str:
+    """A Python that has no more than 128 MB from its first page on: see above."""
+    script = folder / "python"
+    confine = f"echo $$ > {CGROUP}/cgroup.procs" if CGROUP else f"ulimit -d {LIMIT_BYTES // 1024}"
+    script.write_text(f'#!/bin/sh -e\n{confine}\nexec {sys.executable} "$@"\n')
+    script.chmod(0o700)
+    return str(script)
 
 
 def status_bytes(pid: int, name: str) -> int:
