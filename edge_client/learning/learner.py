@@ -160,10 +160,13 @@ class Learner:
             self._take_in([truth for window in windows for truth in self._truth(window, placed.label)])
         return placed
 
-    def refill(self, samples: Sequence[Sample]) -> None:
-        """Make examples of samples seen before a restart. Nothing is predicted, scored, or counted as new."""
+    def refill(self, samples: Sequence[Sample], *, relearn: bool = False) -> None:
+        """Make examples of samples seen before a restart. Nothing is predicted, scored, or counted as new.
+
+        `relearn`: the statistics are lost, and learned from these samples again.
+        """
         for sample in samples:
-            for window, y in self._events(sample, seen_before=True):
+            for window, y in self._events(sample, seen_before=True, relearn=relearn):
                 if y is not None:
                     self.buffer.add(window.x, y, reservoir=False)
 
@@ -199,7 +202,7 @@ class Learner:
             raise ValueError(f"the learner's state lacks something: {error}") from error
         self.evaluation, self._untrained = evaluation, untrained
 
-    def _events(self, sample: Sample, *, seen_before: bool = False) -> list[Event]:
+    def _events(self, sample: Sample, *, seen_before: bool = False, relearn: bool = False) -> list[Event]:
         """The windows that a sample completes, and the truths that it tells."""
         values, label = sample.values, sample.label
         if values.shape[1] != self._channels + (self._label_channel is not None):
@@ -214,7 +217,7 @@ class Learner:
         if statistics is not None and not self._raw:
             scaling, ready = statistics.scaling, statistics.count >= WARM_UP
         events = self._windower.add(values, sample, scaling, labelled=label is not None) if ready else []
-        if statistics is not None and not seen_before:
+        if statistics is not None and (relearn or not seen_before):
             statistics.update(values)
         if events and self._settings.target == "label":
             window = events[0][0]

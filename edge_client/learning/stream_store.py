@@ -121,10 +121,11 @@ class StreamStore:
         if database is None:
             return
         try:
+            relearn = is_first and not self._restore_state(database, learner)
             if is_first:
-                self._restore(database, learner)
+                self._restore_reservoir(database, learner)
             for samples in self._newest(database):
-                learner.refill(samples)
+                learner.refill(samples, relearn=relearn)
             if is_first:
                 learner.refilled()
             self._drifts = learner.drifts
@@ -260,17 +261,25 @@ class StreamStore:
     def _useful(self, stored: Stored) -> int:
         return stored.labels if self._how.target == "label" else stored.samples
 
-    def _restore(self, database: StreamDatabase, learner: Learner) -> None:
-        """What was learned, and the reservoir of a model with such examples."""
+    def _restore_state(self, database: StreamDatabase, learner: Learner) -> bool:
+        """Take up statistics and scores; whether they were there and whole."""
         try:
             state = database.state("learner")
             if state is not None:
                 learner.restore(cbor.decode(state, _STATE_LIMIT_BYTES))
+        except (ValueError, TypeError, AttributeError, MessageError) as error:
+            LOG.warning("%s: statistics and scores start anew: %s", self._path, error)
+            return False
+        return state is not None
+
+    def _restore_reservoir(self, database: StreamDatabase, learner: Learner) -> None:
+        """Take up the reservoir of a model with such examples."""
+        try:
             reservoir, examples = database.state("reservoir"), database.examples()
             if reservoir is not None and examples and database.state("layout") == self._layout:
                 learner.buffer.restore_reservoir(examples, cbor.decode(reservoir, _STATE_LIMIT_BYTES))
         except (ValueError, TypeError, AttributeError, MessageError) as error:
-            LOG.warning("%s: what was learned starts anew: %s", self._path, error)
+            LOG.warning("%s: the reservoir starts anew: %s", self._path, error)
 
     def _newest(self, database: StreamDatabase) -> Iterator[list[Sample]]:
         """Block by block, oldest first, the newest samples, as many as fill the learner's ring."""

@@ -243,12 +243,17 @@ class Whole:
         self.wait_for(done, seconds, f"{more} more merges, of every one of {running}, from version {target - more}")
 
     def in_flight(self, *devices: str) -> int:
-        """How many updates were handed to MQTT and wait for their receipt now, by the devices' outboxes."""
-        count = 0
+        """How many updates were handed to MQTT and have no answer in the server's store now.
+
+        The devices' outboxes come first: they forget a receipt's row a little later.
+        """
+        handed: set[bytes] = set()
         for name in devices or self.devices:
             with contextlib.suppress(sqlite3.Error, ValueError):
-                count += len(read(self.folder / name / "outbox.sqlite", "SELECT task FROM reply WHERE handed = 1"))
-        return count
+                rows = read(self.folder / name / "outbox.sqlite", "SELECT task FROM reply WHERE handed = 1")
+                handed.update(task for (task,) in rows)
+        answered = read(self.folder / "server" / "state.sqlite", "SELECT task FROM answered")
+        return len(handed - {task for (task,) in answered})
 
     def log(self, name: str) -> Path:
         """The log file of a process."""

@@ -347,9 +347,9 @@ def test_rows_with_a_wrong_checksum_are_left_out_and_counted(tmp_path: Path, bun
     database.close()
     two = Device(tmp_path, bundles("forecast"))
     assert two.store.damaged == 1
-    # Without statistics no sample can be scaled.
-    expected = {"block": 50 + 46 + 96, "example": 199, "state": 50}[table]
-    assert len(two.learner.buffer) == expected
+    # Lost statistics are learned again from the samples, and the first of them can't be scaled yet.
+    expected = {"block": 50 + 46 + 96, "example": 199, "state": 200}[table]
+    assert expected - 10 <= len(two.learner.buffer) <= expected
     two.see(wave(0, 100))
     two.store.close()
 
