@@ -39,7 +39,7 @@ LOG = logging.getLogger(__name__)
 
 SAMPLES_A_TURN: Final = 64
 LAST_WORDS_S: Final = 3.0
-OUTBOX_FLUSHES: Final = 10  # flushes of the samples to one of the outbox
+OUTBOX_FLUSHES: Final = 3  # flushes of the samples to one of the outbox
 
 
 class Agent:

@@ -33,10 +33,10 @@ BATCH_READINGS: Final = 4096  # so many, or
 BATCH_VALUES: Final = 2**16  # so many values, are written before flush_s is over
 REFILL_SAMPLES: Final = 100_000  # at most, so that a start doesn't take minutes
 KEPT_BYTES: Final = 2**20  # of samples are kept for the next model, which may need more of them than this one
-LEARNED_FLUSHES: Final = 10  # flushes between two writes of what was learned,
+LEARNED_FLUSHES: Final = 6  # flushes between two writes of what was learned,
 LEARNED_BYTES_A_DAY: Final = 4e6  # or more of them where it is large
 DELETED_BLOCKS: Final = 32  # are deleted together, or an eighth, since each deletion writes pages of its own
-RESERVOIR_FLUSHES: Final = 60  # between two of the reservoir, whose changes lie scattered over the file
+RESERVOIR_FLUSHES: Final = 36  # between two of the reservoir, whose changes lie scattered over the file
 _STATE_LIMIT_BYTES: Final = 2**20
 # Far enough apart that neither a window nor a label reaches from one life of the process to the next.
 _RUN_NUMBERS: Final = 2**40

@@ -15,7 +15,7 @@ class Storage:
     """
 
     keep: bool = True
-    flush_s: float = 60.0
+    flush_s: float = 300.0
     limit_bytes: int = 32 * 2**20
     ballast_bytes: int = 256 * 1024
 

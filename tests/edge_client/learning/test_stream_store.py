@@ -304,7 +304,7 @@ def test_a_flood_is_written_before_its_time(tmp_path: Path, bundles: Bundles) ->
 
 def test_a_large_state_is_written_less_often(tmp_path: Path, bundles: Bundles, monkeypatch: pytest.MonkeyPatch) -> None:
     written = 0
-    one = Device(tmp_path, bundles("forecast"))
+    one = Device(tmp_path, bundles("forecast"), storage=Storage(flush_s=60))
     encode = stream_store.cbor.encode
 
     def counting(value: object) -> bytes:
