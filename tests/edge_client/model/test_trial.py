@@ -315,7 +315,8 @@ def test_a_bundle_no_interpreter_can_load_is_not_fetched_again_and_again(
     server.publish_model(good, 3)
     one = device()
     server.receipt(server.update(server.task(good, version=3), PATIENCE_S))
-    broken = replace(good, graph=good.graph[: len(good.graph) // 2])
+    # Half a graph would do for ai-edge-litert, but ends a process with tflite-runtime.
+    broken = replace(good, graph=bytes(len(good.graph)))
     server.publish_model(broken, 3)
     assert "no interpreter can run" in answer(server, server.task(broken, version=3)).error
     got = metrics(server, good)["received_bytes"]
