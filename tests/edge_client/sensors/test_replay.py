@@ -15,7 +15,7 @@ from tests.edge_client.sensors.recordings import all_readings
 from tests.edge_client.sensors.scripted import played, sampler
 
 WaitUntil = Callable[..., Any]
-DATA = Path("/work/shared/data/nab-streams/public.npz")
+DATA = Path(__file__).parents[4] / "shared/data/nab-streams/public.npz"
 
 
 class Watch:
