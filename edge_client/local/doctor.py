@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from pollen import interpreter
 from pollen.errors import PollenError
 
 READ_S: Final = (10.0, 30.0)  # least and most seconds until a sensor that says nothing counts as silent
+HANGS_S: Final = 5.0  # beyond that, until a sensor counts as hanging
 DISK_FREE_BYTES: Final = 50 * 2**20
 CERTIFICATE_DAYS: Final = 30
 DAY_S: Final = 86400.0
@@ -156,6 +158,16 @@ def _model(settings: EdgeSettings) -> Iterator[Finding]:
 
 
 def _sensor(settings: EdgeSettings) -> Iterator[Finding]:
+    found: list[Finding] = []
+    # A driver may hang in opening or reading; the thread is then left behind with the process.
+    thread = threading.Thread(target=lambda: found.append(_read_sensor(settings)), daemon=True)
+    thread.start()
+    thread.join(READ_S[1] + HANGS_S)
+    kind = settings.sensor.kind
+    yield found[0] if found else Finding("sensor", False, f"{kind} hangs", "check its cable and its driver: dmesg")
+
+
+def _read_sensor(settings: EdgeSettings) -> Finding:
     chosen = settings.sensor
     fix = "check [sensor] in the settings, the cable, and the groups of the agent's user"
     try:
@@ -165,14 +177,12 @@ def _sensor(settings: EdgeSettings) -> Iterator[Finding]:
         finally:
             sensor.close()
     except Exception as error:  # noqa: BLE001 - a user's sensor may raise anything
-        yield Finding("sensor", False, f"{chosen.kind}: {error or error.__class__.__name__}", fix)
-        return
+        return Finding("sensor", False, f"{chosen.kind}: {error or error.__class__.__name__}", fix)
     if reading is None:
-        yield Finding("sensor", False, f"{chosen.kind} says nothing", "check what feeds it, and its options")
-        return
+        return Finding("sensor", False, f"{chosen.kind} says nothing", "check what feeds it, and its options")
     values = zip(sensor.channels, reading.values[-1], strict=True)
     shown = ", ".join(f"{channel.name} {value:.4g} {channel.unit}".strip() for channel, value in values)
-    yield Finding("sensor", True, f"{chosen.kind}: {shown}")
+    return Finding("sensor", True, f"{chosen.kind}: {shown}")
 
 
 def _first_reading(sensor: Sensor, period_s: float) -> Reading | None:

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from edge_client.local import doctor as doctor_module
 from edge_client.local.doctor import certificate_end
+from edge_client.settings import EdgeSettings
 from tests.edge_client.fleet import Device, Server, stream, write_settings
 
 PROJECT = Path(__file__).parents[3]
@@ -123,6 +126,15 @@ def test_files_that_are_another_users_are_found_before_anything_is_lost(tmp_path
         assert done.returncode == code, done.stderr
         assert f"{outbox} can't be written by this user" in done.stdout + done.stderr
         assert "chown -R" in done.stdout + done.stderr
+
+
+def test_a_sensor_that_hangs_while_opening_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor_module, "READ_S", (0.1, 0.2))
+    monkeypatch.setattr(doctor_module, "HANGS_S", 0.1)
+    monkeypatch.setattr(doctor_module.sensors, "find", lambda _kind: lambda _options: threading.Event().wait())
+    (finding,) = doctor_module._sensor(EdgeSettings("pi-1", "test", "telemetry", tmp_path))
+    assert not finding.ok
+    assert finding.seen == "host hangs"
 
 
 def test_settings_that_cannot_be_read_are_exit_code_2(tmp_path: Path) -> None:
