@@ -112,7 +112,7 @@ class GatewayHub:
         with self._roster.changed:
             self._roster.heard(delivery.device, delivery.stream)
             link = self._link_of(delivery)
-            if link is None:
+            if link is None or not self._is_certain(link, delivery):
                 self._roster.changed.wait_for(self._all_started, START_S)
                 link = self._link_of(delivery)
             if link is not None:
@@ -122,6 +122,12 @@ class GatewayHub:
 
     def _all_started(self) -> bool:
         return self._roster.closing or all(link.started or link.closed for link in self._links)
+
+    def _is_certain(self, link: GatewayLink, delivery: Delivery) -> bool:
+        """Whether no model that has yet to resume its open tasks can claim what was found to be for `link`."""
+        if len(self._links) == 1 or self._all_started() or link.knows(delivery):
+            return True
+        return read(delivery, bridge.MAX_MESSAGE_BYTES).task is None
 
     def _link_of(self, delivery: Delivery) -> GatewayLink | None:
         """The model that `delivery` is for, None when none can be told."""

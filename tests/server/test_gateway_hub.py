@@ -1,6 +1,7 @@
 """Several models behind one port: every upload reaches the model it was made for, over real gRPC streams."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -165,6 +166,31 @@ def test_an_update_that_comes_before_its_model_has_resumed_is_merged(pair: Calla
         gestures.start()
         assert gateway.receipt("pi-1").outcome == "merged"
     assert (weather.version, gestures.version) == (0, 1)
+
+
+def test_an_update_waits_for_its_model_also_when_another_one_has_a_task_for_the_device(
+    pair: Callable[[], Pair],
+) -> None:
+    hub, *first = pair()
+    hub.start()
+    weather, gestures = (model.start() for model in first)
+    with GatewayClient(hub.port) as gateway:
+        birth(gateway, "pi-1", "weather", "gestures")
+        tasks = {task.model: task for task in (gateway.task("pi-1"), gateway.task("pi-1"))}
+    weather.close()
+    gestures.close()
+    hub.close()
+    hub, weather, gestures = pair()
+    hub.start()
+    gestures.start()
+    with GatewayClient(hub.port) as gateway:
+        birth(gateway, "pi-1", "weather", "gestures")
+        gateway.task("pi-1")  # gestures asks again
+        gateway.upload("pi-1", update(tasks["weather"], WEATHER, 2.0))
+        time.sleep(0.5)  # long enough to be given to gestures, if it were
+        weather.start()
+        assert gateway.receipt("pi-1").outcome == "merged"
+    assert (weather.version, gestures.version) == (1, 0)
 
 
 def test_a_model_that_ends_leaves_the_others_at_work(running: Pair) -> None:
