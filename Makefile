@@ -21,6 +21,7 @@ demo:
 test:
 	@$(ROOT)/scripts/environment .venv dev
 	@$(ROOT)/scripts/environment-tflite
+	@$(ROOT)/scripts/test-tools
 	@$(ROOT)/scripts/check $(ARGS)
 
 test-slow:

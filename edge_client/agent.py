@@ -30,6 +30,7 @@ from edge_client.settings import EdgeSettings
 from edge_client.training.worker import Worker
 from pollen import __version__, messages, systemd
 from pollen.errors import PollenError, StoreError
+from pollen.service import Reloads
 
 if TYPE_CHECKING:
     from edge_client.learning.label_topic import LabelTopic
@@ -81,7 +82,7 @@ class Agent:
         self._publisher = _publisher(settings)
         self._model.listeners.extend(part.publish for part in (self._local, self._publisher) if part is not None)
 
-    def run(self, stop: threading.Event) -> None:
+    def run(self, stop: threading.Event, reloads: Reloads[EdgeSettings] | None = None) -> None:
         """Learn until `stop` is set; then publish what waits, and say goodbye."""
         watchdog = systemd.Watchdog()
         self._sampler.start()
@@ -103,6 +104,8 @@ class Agent:
             self._wake.clear()
             wait = self._turn()
             watchdog.beat()
+            if reloads is not None:
+                reloads.take()
             if wait:
                 self._clock.wait(self._wake, wait)
         systemd.notify("STOPPING=1")

@@ -45,10 +45,10 @@ def main(argv: list[str] | None = None) -> int:
     from edge_client.settings import EdgeSettings
     from pollen import service
 
-    def serve(settings: EdgeSettings, stop: threading.Event) -> None:
+    def serve(settings: EdgeSettings, stop: threading.Event, reloads: service.Reloads[EdgeSettings]) -> None:
         from edge_client.agent import Agent
 
-        Agent(settings).run(stop)
+        Agent(settings).run(stop, reloads)
 
     return service.run(
         words,

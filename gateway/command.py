@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     )
 
 
-def _serve(settings: Gateway, stop: threading.Event) -> None:
+def _serve(settings: Gateway, stop: threading.Event, _reloads: service.Reloads[Gateway]) -> None:
     # grpc and paho cost half a second to import; --help and --show-config need neither.
     from gateway.bridge_loop import BridgeLoop
 

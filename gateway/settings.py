@@ -6,6 +6,7 @@ from typing import Final
 
 from pollen import bridge
 from pollen.broker import Broker
+from pollen.http_settings import Http
 from pollen.identity import is_name
 from pollen.messages import SMALL_BYTES
 from pollen.service import Logging
@@ -73,6 +74,7 @@ class Gateway:
     broker: Broker = field(default_factory=Broker)
     server: Server = field(default_factory=Server)
     limits: Limits = field(default_factory=Limits)
+    http: Http = field(default_factory=Http)
     logging: Logging = field(default_factory=Logging)
 
     def __post_init__(self) -> None:

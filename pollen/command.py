@@ -10,13 +10,18 @@ GROUP = "pollen.commands"
 
 # Here and not beside the commands, as importing those costs seconds. A command of another package shows its origin.
 SUMMARIES = {
+    "broker-config": "write Mosquitto's configuration for a fleet: TLS, access rules, limits",
+    "ca": "make the fleet's certificates",
     "compile": "turn a Keras model into a bundle that devices train",
+    "devices": "list the devices of a fleet and how they are doing",
     "demo": "run a whole fleet on this machine: broker, gateway, server and devices",
     "export": "write trained weights back into a Keras model",
     "inference": "make a small graph that only predicts, in float32 or quantised",
     "model": "list, export and roll back the versions of a server's model",
     "plot": "draw a run's history as PNG files",
+    "revoke": "lock a device out, without restarting the broker",
     "sign-key": "make the keys of signed models",
+    "tail": "show a fleet's messages as they pass, decoded",
 }
 
 

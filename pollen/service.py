@@ -1,6 +1,7 @@
 """What the three services share: their command line, signals and exit codes.
 
-Exit codes: 0 stopped as asked, 1 failed, 2 wrong usage or settings.
+Exit codes: 0 stopped as asked, 1 failed, 2 wrong usage or settings. SIGTERM and SIGINT stop, SIGHUP reads the settings
+file again.
 """
 
 import argparse
@@ -8,10 +9,10 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from pollen import __version__, logs, settings
 from pollen.errors import PollenError, SettingsError
@@ -42,6 +43,44 @@ class HasLogging(Protocol):
 S = TypeVar("S", bound=HasLogging)
 
 
+class Reloads(Generic[S]):
+    """SIGHUP: the settings read again. `live`: the settings (dotted, or whole tables) that a running process takes
+    over; `[logging]` always is. What else has changed is named in the log and waits for a restart."""
+
+    def __init__(self, current: S, load: Callable[[], S], live: Sequence[str] = ()) -> None:
+        self._current = current
+        self._load = load
+        self._live = ("logging", *live)
+        self._asked = threading.Event()
+
+    def ask(self) -> None:
+        """What a SIGHUP does."""
+        self._asked.set()
+
+    def take(self) -> S | None:
+        """The settings as they are now, when that was asked for since the last call, else None. To be called from the
+        service's main loop. Settings that can't be read are logged, and nothing changes."""
+        if not self._asked.is_set():
+            return None
+        self._asked.clear()
+        try:
+            loaded = self._load()
+        except SettingsError as error:
+            LOG.error("settings not reloaded: %s", error)
+            return None
+        changed = settings.differences(self._current, loaded)
+        waiting = [
+            name for name in changed if not any(name == live or name.startswith(f"{live}.") for live in self._live)
+        ]
+        taken = [name for name in changed if name not in waiting]
+        logs.setup(loaded.logging.level, loaded.logging.format)
+        LOG.info("settings reloaded: %s", ", ".join(taken) or "nothing that a running process takes over has changed")
+        if waiting:
+            LOG.warning("changed, but only a restart takes it over: %s", ", ".join(waiting))
+        self._current = loaded
+        return loaded
+
+
 def run(
     argv: list[str] | None,
     *,
@@ -49,11 +88,13 @@ def run(
     description: str,
     examples: str,
     cls: type[S],
-    serve: Callable[[S, threading.Event], None],
+    serve: Callable[[S, threading.Event, Reloads[S]], None],
+    live: Sequence[str] = (),
 ) -> int:
-    """Parse the command line, load the settings, and call `serve(settings, stop)` until it returns.
+    """Parse the command line, load the settings, and call `serve(settings, stop, reloads)` until it returns.
 
-    `stop` is set by SIGTERM and SIGINT; `serve` then finishes what it has accepted. Returns the exit code.
+    `stop` is set by SIGTERM and SIGINT; `serve` then finishes what it has accepted. `live`: see Reloads. Returns the
+    exit code.
     """
     parser = argparse.ArgumentParser(
         prog=name,
@@ -71,7 +112,9 @@ def run(
             sys.stdout.write(settings.to_toml(loaded))
             return 0
         logs.setup(loaded.logging.level, loaded.logging.format)
-        serve(loaded, stop_on_signals())
+        reloads = Reloads(loaded, lambda: settings.load(cls, arguments.config), live)
+        signal.signal(signal.SIGHUP, lambda _number, _frame: reloads.ask())
+        serve(loaded, stop_on_signals(), reloads)
     except SettingsError as error:
         sys.stderr.write(f"error: {logs.one_line(str(error))}\n")
         return 2

@@ -61,6 +61,18 @@ def to_toml(settings: Any, *, show_secrets: bool = False) -> str:
     return "\n".join(lines).strip() + "\n"
 
 
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """The dotted names of the settings in which two of the same class differ."""
+    names: list[str] = []
+    for item in dataclasses.fields(old):
+        before, after = getattr(old, item.name), getattr(new, item.name)
+        if dataclasses.is_dataclass(before) and type(before) is type(after):
+            names += differences(before, after, f"{prefix}{item.name}.")
+        elif before != after:
+            names.append(f"{prefix}{item.name}")
+    return names
+
+
 def _write_table(lines: list[str], settings: Any, name: str, show_secrets: bool) -> None:
     if name:
         lines += ["", f"[{name}]"]

@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     )
 
 
-def serve(settings: Settings, stop: threading.Event) -> None:
+def serve(settings: Settings, stop: threading.Event, _reloads: service.Reloads[Settings]) -> None:
     """Listen for gateways and merge into every model until `stop`; then write the final.npz of each.
 
     A model that fails stops the others: whoever starts the service again gets all of them back, while one that was

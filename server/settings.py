@@ -7,6 +7,7 @@ from typing import Final
 
 from pollen import bridge
 from pollen.encoding import ENCODINGS
+from pollen.http_settings import Http
 from pollen.identity import check_name
 from pollen.messages import Scalar
 from pollen.service import Logging
@@ -233,6 +234,7 @@ class Settings(ModelSettings):
     state_dir: Path
     fleet: str = "default"
     listen: Listen = field(default_factory=Listen)
+    http: Http = field(default_factory=Http)
     logging: Logging = field(default_factory=Logging)
     models: dict[str, ModelSettings] = field(default_factory=dict)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("pollen", "edge_client", "gateway", "server")
+PACKAGES = ("pollen", "edge_client", "gateway", "server", "firmware_scripts")
 LONGEST = 400
 
 # What a part may import besides the standard library: of this project, and of others. The longest prefix counts.
@@ -17,17 +17,21 @@ OWN: dict[str, set[str]] = {
     "pollen": {"pollen"},
     "pollen.compiler": {"pollen"},
     "pollen.demo": {"pollen"},
+    "pollen.http_service": {"pollen"},
     "edge_client": {"edge_client", "pollen"},
     "gateway": {"gateway", "pollen"},
     "server": {"server", "pollen"},
+    "firmware_scripts": {"firmware_scripts", "pollen"},
 }
 FOREIGN: dict[str, set[str]] = {
     "pollen": {"cbor2", "cryptography", "numpy", "ai_edge_litert", "tflite_runtime"},
     "pollen.compiler": {"cbor2", "numpy", "keras", "tensorflow", "ai_edge_litert"},
     "pollen.demo": {"numpy", "rich", "psutil", "paho", "matplotlib"},
     "edge_client": {"numpy", "paho", "psutil", "serial", "smbus2"},
-    "gateway": {"grpc", "paho"},
-    "server": {"flwr", "grpc", "matplotlib", "numpy"},
+    "pollen.http_service": {"h11", "uvicorn"},
+    "gateway": {"grpc", "paho", "prometheus_client", "starlette"},
+    "server": {"cryptography", "flwr", "grpc", "matplotlib", "numpy", "prometheus_client", "starlette"},
+    "firmware_scripts": {"cryptography"},
 }
 # Keras is the user's language for models: only where a model is made or compiled, and only when that is asked for.
 LATE: dict[str, set[str]] = {"pollen.demo": {"keras", "tensorflow"}}
@@ -129,7 +133,10 @@ def test_a_forbidden_import_would_be_found(
 
 
 CLOSURES = {
-    "edge_client.agent": {"flwr", "tensorflow", "keras", "grpc", "gateway", "server", "pollen.compiler", "matplotlib"},
+    "edge_client.agent": {
+        *("flwr", "tensorflow", "keras", "grpc", "gateway", "server", "pollen.compiler", "matplotlib"),
+        *("uvicorn", "starlette", "prometheus_client", "cryptography"),
+    },
     "gateway.bridge_loop": {"flwr", "tensorflow", "keras", "edge_client", "server", "pollen.compiler", "numpy.testing"},
     "server.command": {"tensorflow", "keras", "edge_client", "gateway", "pollen.compiler", "ray"},
     "pollen.messages": {"flwr", "tensorflow", "keras", "grpc", "paho", "edge_client", "gateway", "server"},

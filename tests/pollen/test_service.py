@@ -74,12 +74,14 @@ from pollen.service import Logging
 
 @dataclass(frozen=True)
 class Settings:
+    place: str = "here"
     logging: Logging = field(default_factory=Logging)
 
-def serve(settings, stop):
+def serve(settings, stop, reloads):
     logging.getLogger("demo").info("started\\non two lines")
     print("up", flush=True)
-    stop.wait(30)
+    while not stop.wait(0.05):
+        reloads.take()
     if "--stubborn" in sys.argv:
         print("stopping", flush=True)
         threading.Event().wait(30)
@@ -123,6 +125,27 @@ def test_a_second_signal_ends_a_service_that_does_not_finish() -> None:
     process.communicate(timeout=20)
     assert process.returncode == -signal.SIGTERM
     assert time.monotonic() - started < 10
+
+
+def test_a_hangup_reads_the_settings_again_and_a_wrong_file_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "demo.toml"
+    path.write_text('[logging]\nlevel = "info"\n')
+    process = start("--config", str(path))
+    assert process.stderr is not None
+    assert "started" in process.stderr.readline()
+    for text, told in (
+        ("colour = 1", "settings not reloaded"),
+        ('place = "elsewhere"', "only a restart takes it over: place"),
+        ('[logging]\nformat = "json"', '"message": "settings reloaded: logging.format"'),
+    ):
+        path.write_text(text)
+        process.send_signal(signal.SIGHUP)
+        line = process.stderr.readline()
+        if "settings reloaded: nothing" in line:
+            line = process.stderr.readline()
+        assert told in line
+    process.terminate()
+    assert process.wait(20) == 0
 
 
 def test_logs_are_json_lines_when_asked_for() -> None:

@@ -1,0 +1,1 @@
+"""Flashing and provisioning: the fleet's certificates, cards, first boot, software updates."""
