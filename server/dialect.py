@@ -13,7 +13,7 @@ from pollen.errors import MessageError
 from pollen.fields import MAX_NAME, MAX_NAMED
 from pollen.messages import Scalar, TaskKind
 from server.evaluation import Score
-from server.guard import MAX_SAMPLES
+from server.guards.settings import MOST_SAMPLES
 from server.rules.rule import Vector
 from server.tasks import Evaluated, OpenTask
 
@@ -68,7 +68,7 @@ def finite(metrics: Mapping[str, object]) -> dict[str, float]:
 
 def evaluation(loss: float, samples: int, metrics: Mapping[str, object]) -> Evaluated:
     """How the model did on a client's data. Raises MessageError for too few or many samples, or no finite loss."""
-    if not 1 <= samples <= MAX_SAMPLES:
+    if not 1 <= samples <= MOST_SAMPLES:
         raise MessageError(f"n = {samples} samples; an evaluation needs at least 1 and at most 2^40")
     if not math.isfinite(loss):
         raise MessageError(f"a loss of {loss} is not finite", "not-finite")

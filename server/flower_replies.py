@@ -14,7 +14,8 @@ from pollen.errors import MessageError
 from pollen.messages import Result, TaskKind
 from server import flower_private
 from server.delivery import Reply
-from server.guard import MAX_DELTA, MAX_SAMPLES
+from server.guard import MAX_DELTA
+from server.guards.settings import MOST_SAMPLES
 from server.model import GlobalModel
 from server.rules.rule import Vector
 from server.tasks import Evaluated
@@ -36,7 +37,7 @@ def content(reply: Reply, kind: TaskKind, asked: RecordDict, model: GlobalModel)
     answer = reply.update or reply.result
     if answer is None or (kind == "train") != (reply.update is not None):
         raise MessageError(f"{'an update' if reply.update else 'a result'} answers no {kind} task")
-    if not (kind == "query" or answer.samples >= 1) or answer.samples > MAX_SAMPLES:
+    if not (kind == "query" or answer.samples >= 1) or answer.samples > MOST_SAMPLES:
         raise MessageError(f"n = {answer.samples} samples; at least 1 and at most 2^40 are needed")
     metrics = _chosen(answer.metrics, kind)
     legacy = flower_private.is_legacy(asked)
@@ -56,7 +57,7 @@ def content(reply: Reply, kind: TaskKind, asked: RecordDict, model: GlobalModel)
 
 def evaluated(result: Result) -> Evaluated:
     """A device's `result` of an evaluate task, its metrics under Flower's names. Raises MessageError."""
-    if not 1 <= result.samples <= MAX_SAMPLES:
+    if not 1 <= result.samples <= MOST_SAMPLES:
         raise MessageError(f"n = {result.samples} samples; at least 1 and at most 2^40 are needed")
     metrics = _chosen(result.metrics, "evaluate")
     return Evaluated(metrics["eval_loss"], result.samples, {**metrics})

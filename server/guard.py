@@ -20,7 +20,6 @@ from server.tasks import Evaluated
 
 LOG = logging.getLogger("pollen.server.guard")
 
-MAX_SAMPLES = 2**40  # beyond it a float64 mean of samples would lose whole numbers
 MAX_DELTA = 1e15  # per number; a handful of updates of the largest float32 would overflow the model
 
 GUARD: Final = "guard/"
@@ -115,15 +114,16 @@ class Guard:
         """Check `arrival` by itself and write its delta into `out` [P]; returns its staleness in merges.
 
         `now_s`: seconds by the server's clock. Raises RefusedError: the device's own error, too many updates a minute,
-        fewer than 1 or absurdly many samples, a base version that was never issued, tensors of wrong names, shapes or
-        dtypes, numbers that are not finite.
+        fewer than 1 sample or more than an update may claim, a base version that was never issued, tensors of wrong
+        names, shapes or dtypes, numbers that are not finite.
         """
         if arrival.error or arrival.write_delta is None:
             raise RefusedError(arrival.kind, arrival.error or "no update in the reply")
         if self.settings.updates_per_minute and not self._rate.take(arrival.device, now_s):
             raise RefusedError("rate", f"more than {self.settings.updates_per_minute:g} updates a minute")
-        if not 1 <= arrival.samples <= MAX_SAMPLES:
-            raise RefusedError("samples", f"n = {arrival.samples} samples; an update needs at least 1 and at most 2^40")
+        if not 1 <= arrival.samples <= self.settings.most_samples:
+            most = self.settings.most_samples
+            raise RefusedError("samples", f"n = {arrival.samples} samples; an update needs 1 to {most}")
         if model.was_rolled_back(arrival.base):
             raise RefusedError("base", f"base version {arrival.base} was rolled back")
         if not model.was_issued(arrival.base):

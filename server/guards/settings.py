@@ -8,6 +8,7 @@ from server.rules import options
 NormBound = Literal["clip", "refuse", "off"]
 
 MAX_WINDOW = 10_000
+MOST_SAMPLES = 2**40  # beyond it a float64 mean of samples would lose whole numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,8 @@ class GuardSettings:
     `norm_window` devices that sent last: scaled down to that bound (clip), refused, or nothing (off).
     cosine_least: a delta is refused when its cosine with the average of those admitted is below it (-1: off; on, it
     takes the memory of one more model); each delta moves that average by `cosine_step`.
-    warm_up: updates before norms and cosines are judged. Raises ValueError naming the option.
+    warm_up: updates before norms and cosines are judged.
+    most_samples: what an update may claim to have learned from. Raises ValueError naming the option.
 
     The bound of ten medians spares what is honest: a delta grows far more slowly than its number of steps. One that
     was learned offline in 400 times the usual steps was seen to be 4 to 9 times as long (MotionSense, an MLP, devices
@@ -34,6 +36,7 @@ class GuardSettings:
     warm_up: int = 20
     cosine_least: float = -1.0
     cosine_step: float = 0.05
+    most_samples: int = 100_000_000
 
     def __post_init__(self) -> None:
         options.choice("norm", self.norm, get_args(NormBound))
@@ -44,6 +47,7 @@ class GuardSettings:
         options.whole("burst", self.burst)
         options.whole("norm_window", self.norm_window, least=3, most=MAX_WINDOW)
         options.whole("warm_up", self.warm_up)
+        options.whole("most_samples", self.most_samples, least=1, most=MOST_SAMPLES)
 
     @property
     def judges_cosine(self) -> bool:

@@ -143,7 +143,7 @@ def test_an_update_trained_from_an_old_version_is_merged_with_its_true_staleness
         ({"delta": "weights"}, "must be a map"),
         ({"base": 17}, "base version 17 was never issued"),
         ({"samples": 0}, "n = 0"),
-        ({"samples": 2**50}, "at most 2^40"),
+        ({"samples": 2**50}, "needs 1 to 100000000"),
     ],
 )
 def test_an_unusable_update_is_rejected_with_its_reason_and_nothing_stops(
