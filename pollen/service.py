@@ -6,6 +6,7 @@ file again.
 
 import argparse
 import logging
+import resource
 import signal
 import sys
 import threading
@@ -18,6 +19,8 @@ from pollen import __version__, logs, settings
 from pollen.errors import PollenError, SettingsError
 
 LOG = logging.getLogger("pollen")
+
+DESCRIPTORS = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,7 @@ def run(
             sys.stdout.write(settings.to_toml(loaded))
             return 0
         logs.setup(loaded.logging.level, loaded.logging.format)
+        _allow_descriptors()
         reloads = Reloads(loaded, lambda: settings.load(cls, arguments.config), live)
         signal.signal(signal.SIGHUP, lambda _number, _frame: reloads.ask())
         serve(loaded, stop_on_signals(), reloads)
@@ -122,6 +126,14 @@ def run(
         sys.stderr.write(f"error: {logs.one_line(str(error))}\n")
         return 1
     return 0
+
+
+def _allow_descriptors() -> None:
+    """Take all the open files that the system grants: idle connections must not use up a service's 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (DESCRIPTORS if most == resource.RLIM_INFINITY else min(most, DESCRIPTORS), most)
+    )
 
 
 def stop_on_signals() -> threading.Event:

@@ -187,6 +187,7 @@ def serve(service: BridgeService, listen: Listen) -> tuple[Any, int]:
             ("grpc.max_send_message_length", _NO_LIMIT),
             ("grpc.so_reuseport", 0),
             ("grpc.keepalive_time_ms", 20_000),
+            ("grpc.server_handshake_timeout_ms", int(1000 * HELLO_S)),
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ],
     )
