@@ -198,6 +198,8 @@ def _build(cls: type[Any], table: Any, prefix: str, source: str, folder: Path) -
                 for key, inner in _inheriting(named, table, name).items()
             }
         elif name in table:
+            if item.metadata.get("secret") and not isinstance(table[name], str):
+                raise SettingsError(f"{source}: {prefix}{name} must be text")  # which is not shown
             values[name] = _convert(table[name], hint, f"{prefix}{name}", source, folder)
         elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             raise SettingsError(f"{source}: {prefix}{name} is missing; set it there or in the environment")
@@ -277,4 +279,5 @@ def _is_scalar(value: Any) -> bool:
 
 def _wrong(source: str, name: str, value: Any, expected: str) -> SettingsError:
     origin = value.variable if isinstance(value, _Text) else source
-    return SettingsError(f"{origin}: {name} = {value!r} must be {expected}")
+    shown = _without_passwords(value) if isinstance(value, Mapping) else value
+    return SettingsError(f"{origin}: {name} = {shown!r} must be {expected}")

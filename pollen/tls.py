@@ -1,8 +1,16 @@
-"""The rule for an address between server and gateways: plain on loopback only, mutual TLS anywhere else."""
+"""Rules of TLS between the parts of a fleet: where it must be, and how a certificate names a role."""
 
 from pathlib import Path
+from typing import Final
 
 from pollen.broker import LOOPBACK
+
+ROLE_URI: Final = "urn:pollen:role:"
+
+
+def role_uri(role: str) -> str:
+    """The URI among the alternative names of a certificate for `role`: device, gateway, server, broker or observer."""
+    return ROLE_URI + role
 
 
 def check_endpoint(
