@@ -1,10 +1,18 @@
 """`pollen-gateway`: bridge the MQTT broker and the server."""
 
+import contextlib
 import sys
 import threading
+from typing import TYPE_CHECKING
 
-from gateway.settings import Gateway
+from gateway import memory
+from gateway.settings import LIVE, Gateway
 from pollen import service
+from pollen.http_settings import Http
+
+if TYPE_CHECKING:
+    from gateway.bridge_loop import BridgeLoop
+    from pollen.http_service import HttpService
 
 _EXAMPLES = """\
 examples:
@@ -12,7 +20,8 @@ examples:
   POLLEN_BROKER_PASSWORD=… pollen-gateway --config gateway.toml --show-config
 
 It may be killed at any moment and started several times, each with its own name. SIGTERM: take nothing new, wait
-until the server has accepted what it was given, end with 0.
+until the server has accepted what it was given, end with 0. SIGHUP: read the settings file again. With [http] port:
+/healthz, /readyz and /metrics.
 """
 
 
@@ -25,14 +34,28 @@ def main(argv: list[str] | None = None) -> int:
         examples=_EXAMPLES,
         cls=Gateway,
         serve=_serve,
+        live=LIVE,
     )
 
 
-def _serve(settings: Gateway, stop: threading.Event, _reloads: service.Reloads[Gateway]) -> None:
+def _serve(settings: Gateway, stop: threading.Event, reloads: service.Reloads[Gateway]) -> None:
     # grpc and paho cost half a second to import; --help and --show-config need neither.
     from gateway.bridge_loop import BridgeLoop
 
-    BridgeLoop(settings).run(stop)
+    memory.bound()
+    loop = BridgeLoop(settings)
+    with _http(loop, settings.http) if settings.http.port else contextlib.nullcontext():
+        loop.run(stop, reloads)
+
+
+def _http(loop: "BridgeLoop", settings: Http) -> "HttpService":
+    # 15 MB that a gateway without [http] does without.
+    from gateway.health import application
+    from gateway.metrics import GatewayMetrics, registry
+    from pollen.http_service import HttpService
+
+    metrics = registry(GatewayMetrics(loop.counts, loop.gauges, lambda: loop.settings))
+    return HttpService(application(loop.counts, loop.gauges, metrics, settings.hosts), settings)
 
 
 if __name__ == "__main__":

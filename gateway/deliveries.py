@@ -1,5 +1,6 @@
 """What the broker has delivered and not yet been acknowledged, in order of receipt."""
 
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,11 +11,13 @@ from pollen.bridge import Upload
 class Delivery:
     """One PUBLISH of QoS 1: its packet identifier, and what went up to the server until that is accepted."""
 
-    __slots__ = ("mid", "upload")
+    __slots__ = ("at", "done", "mid", "upload")
 
-    def __init__(self, mid: int, upload: Upload | None) -> None:
+    def __init__(self, mid: int, upload: Upload | None, *, done: bool = False) -> None:
         self.mid = mid
         self.upload = upload
+        self.done = done  # whether it may be acknowledged once all before it were
+        self.at = time.monotonic()
 
 
 class Deliveries:
@@ -29,6 +32,8 @@ class Deliveries:
         self._order: deque[Delivery] = deque()
         self._open: dict[int, Delivery] = {}
         self._last = 0
+        self.bytes = 0  # of the uploads that are not accepted yet
+        self.left = 0  # uploads left with the broker
 
     def __len__(self) -> int:
         return len(self._order)
@@ -40,21 +45,33 @@ class Deliveries:
         delivery = Delivery(mid, upload)
         self._order.append(delivery)
         self._open[upload.delivery] = delivery
+        self.bytes += len(payload)
         return upload
 
     def add_finished(self, mid: int) -> None:
         """A message that needs nothing more than its turn."""
-        self._order.append(Delivery(mid, None))
+        self._order.append(Delivery(mid, None, done=True))
 
-    def accept(self, number: int) -> None:
-        """The server has accepted this delivery; one of an older stream or connection is not known any more."""
+    def leave(self, mid: int) -> None:
+        """An upload there is no memory for: never acknowledged, so that the broker delivers it again to the next
+        connection."""
+        self._order.append(Delivery(mid, None))
+        self.left += 1
+
+    def accept(self, number: int) -> float | None:
+        """The server has accepted this delivery: seconds since it came in. None for one of an older stream or
+        connection, which is not known any more."""
         delivery = self._open.pop(number, None)
-        if delivery is not None:
-            delivery.upload = None
+        if delivery is None or delivery.upload is None:
+            return None
+        self.bytes -= len(delivery.upload.payload)
+        delivery.upload = None
+        delivery.done = True
+        return time.monotonic() - delivery.at
 
     def take_acknowledgeable(self) -> Iterator[int]:
         """Packet identifiers to acknowledge now, in order; each is forgotten as it is taken."""
-        while self._order and self._order[0].upload is None:
+        while self._order and self._order[0].done:
             yield self._order.popleft().mid
 
     def renumber(self) -> list[Upload]:
@@ -73,3 +90,4 @@ class Deliveries:
         """The connection is gone. Numbers go on, so that a late `Accepted` can't hit a new delivery."""
         self._order.clear()
         self._open.clear()
+        self.bytes = self.left = 0

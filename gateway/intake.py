@@ -1,19 +1,21 @@
 """The gateway's MQTT session: connection, subscriptions, and acknowledgement in order."""
 
 import logging
+import secrets
 import time
 from collections.abc import Callable
-from hashlib import sha256
 from typing import Any, Final
 
 from paho.mqtt.client import Client, ConnectFlags, MQTTMessage
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from gateway.admission import Admission, Admitted
 from gateway.backoff import Backoff
+from gateway.connection import Connection, address, refusal
+from gateway.counts import Counts
 from gateway.deliveries import Deliveries
 from gateway.publishing import Publishing, properties_of
 from gateway.settings import Gateway
@@ -23,16 +25,11 @@ from pollen.errors import PollenError
 
 LOG = logging.getLogger("pollen.gateway.intake")
 
-# CONNACK reasons (MQTT 5, section 3.2.2.2) that waiting doesn't cure.
-_HOPELESS: Final = {
-    0x84: "it speaks no MQTT 5; use Mosquitto 2 or another MQTT 5 broker",
-    0x85: "it doesn't accept the client id; change name",
-    0x86: "user name or password is wrong; correct broker.username and broker.password",
-    0x87: "user name or password is wrong; correct broker.username and broker.password",
-    0x8A: "this client is banned there",
-    0x8C: "it wants another authentication method; give broker.certificate and broker.key",
-}
+_UNSPECIFIED: Final = 0x80
 _TAKEN_OVER: Final = 0x8E
+# Two gateways of one name would throw each other out for ever: each stays away for so long, up to twice as long.
+_TAKEN_OVER_S: Final = 15.0
+_PAUSE_S: Final = 5.0  # how long nothing is read when limits.inflight_bytes are in flight
 
 
 class Intake:
@@ -40,46 +37,56 @@ class Intake:
 
     The loop watches `fileno` and calls `read`, `write` and `attend`. What arrives goes to
     `on_upload(upload)`, `on_state(device, payload)` and `on_vitals(device, payload)`. An update or result is
-    acknowledged to the broker once `accept` was called for it and everything before it. `on_forgotten()`: the broker
-    no longer knows the session it had with us, so it may have lost the retained models too.
+    acknowledged to the broker once `accept` was called for it and everything before it. `on_lost()`: the connection
+    is gone, and what was not acknowledged comes again. `on_forgotten()`: the broker no longer knows the session it had
+    with us, so it may have lost the retained models too.
     """
 
     def __init__(
         self,
         settings: Gateway,
+        counts: Counts,
         *,
         on_upload: Callable[[Upload], None],
         on_state: Callable[[str, bytes], None],
         on_vitals: Callable[[str, bytes], None],
+        on_lost: Callable[[], None],
         on_forgotten: Callable[[], None],
     ) -> None:
         self._settings = settings
+        self._counts = counts
         self._on_upload = on_upload
         self._on_state = on_state
         self._on_vitals = on_vitals
+        self._on_lost = on_lost
         self._on_forgotten = on_forgotten
-        self.ignored = 0  # messages dropped for their topic or size
+        self.admission = Admission(settings.limits, counts)
         self.deliveries = Deliveries()
         self.subscribed = False
+        self._full_since: float | None = None
         self._draining = False
         self._unsubscribed = False
+        self._leaving = False
         self._welcomed = False  # whether the broker ever accepted us
         self._hopeless: PollenError | None = None
         self._backoff = Backoff()
         self._attempt_at = 0.0
-        self._client = self._make_client()
-        self.publishing = Publishing(self._client)
-        self._client.connect_async(
-            settings.broker.host,
-            settings.broker.port,
-            settings.broker.keepalive_s,
-            clean_start=False,
-            properties=properties_of(
-                PacketTypes.CONNECT,
-                SessionExpiryInterval=settings.session_expiry_s,
-                ReceiveMaximum=settings.limits.receive_maximum,
-            ),
-        )
+        self._connection = Connection(settings)
+        self._client = self._connection.client
+        self._client.on_connect = self._on_connect
+        self._client.on_disconnect = self._on_disconnect
+        self._client.on_subscribe = self._on_subscribe
+        self._client.on_unsubscribe = self._on_unsubscribe
+        self._client.on_publish = self._on_publish
+        self._client.on_message = self._on_message
+        self.publishing = Publishing(self._client, counts)
+
+    def change(self, settings: Gateway) -> None:
+        """Other settings from now on; another broker, or another Receive Maximum, with a new connection."""
+        before, self._settings = self._settings, settings
+        self.admission.change(settings.limits)
+        if (before.broker, before.limits.receive_maximum) != (settings.broker, settings.limits.receive_maximum):
+            self._connect_anew()
 
     def fileno(self) -> int | None:
         """The connection's file descriptor, None while there is no connection."""
@@ -90,6 +97,17 @@ class Intake:
     def wants_write(self) -> bool:
         """Whether `write` has something to do."""
         return self._client.want_write()
+
+    @property
+    def buffered(self) -> bool:
+        """Whether there is something to read that poll doesn't see: TLS decrypts more than was asked for."""
+        pending = getattr(self._client.socket(), "pending", None)
+        return pending is not None and pending() > 0
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is to be read now, so much is in flight: TCP holds the broker back."""
+        return self._full_since is not None and time.monotonic() - self._full_since < _PAUSE_S
 
     @property
     def drained(self) -> bool:
@@ -106,7 +124,10 @@ class Intake:
         if self._hopeless is not None:
             raise self._hopeless
         if self._client.socket() is not None:
-            self._client.loop_misc()
+            if not self.paused:  # the answer to a ping may be among what is not read
+                self._client.loop_misc()
+            for late in self.admission.late_states():
+                self._on_state(late.device, late.payload)
             return 1.0
         if self._draining:
             return 1.0
@@ -114,17 +135,16 @@ class Intake:
         if wait > 0:
             return wait
         try:
-            self._client.reconnect()
+            self._connection.attempt(self._settings)
         except (OSError, ValueError) as error:
             LOG.warning("broker at %s is not reachable: %s; trying again", self._address, error)
             self._attempt_at = time.monotonic() + self._backoff.wait_s()
         return 0.0
 
     def read(self) -> None:
-        """Take what the broker has sent; called when the descriptor is readable."""
+        """Take what the broker has sent; called when the descriptor is readable, or something is `buffered`."""
         self._client.loop_read()
-        # With TLS, decrypted packets may be left where poll doesn't see them.
-        while (pending := getattr(self._client.socket(), "pending", None)) is not None and pending():
+        while self.buffered and not self.paused:
             self._client.loop_read()
 
     def write(self) -> None:
@@ -134,12 +154,21 @@ class Intake:
     def accept(self, numbers: tuple[int, ...]) -> None:
         """The server has accepted these deliveries."""
         for number in numbers:
-            self.deliveries.accept(number)
+            seconds = self.deliveries.accept(number)
+            if seconds is not None:
+                self._counts.accept(seconds)
         self._acknowledge()
+        bound = self._settings.limits.inflight_bytes
+        if self._full_since is not None and self.deliveries.bytes <= bound:
+            self._full_since = None
+        if self.deliveries.left and 2 * self.deliveries.bytes <= bound:
+            LOG.info("%d updates that were left with the broker are fetched now", self.deliveries.left)
+            self._connect_anew()
 
     def can_publish(self) -> bool:
         """Whether one more publish is within bounds now."""
-        return self.subscribed and self.publishing.room
+        # What ends a pause may stand behind publishes, for whose acknowledgements, and SUBACK, nothing is read in it.
+        return self.publishing.spare_room if self._full_since is not None else self.subscribed and self.publishing.room
 
     def drain(self) -> None:
         """Take no new updates: leave the shared subscriptions to the other gateways of the group."""
@@ -157,31 +186,17 @@ class Intake:
 
     @property
     def _address(self) -> str:
-        return f"{self._settings.broker.host}:{self._settings.broker.port}"
+        return address(self._settings.broker)
 
-    def _make_client(self) -> Client:
-        broker = self._settings.broker
-        client = Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=self._settings.name,
-            protocol=MQTTProtocolVersion.MQTTv5,
-            manual_ack=True,
-            reconnect_on_failure=False,
-        )
-        # paho would re-raise what a callback raises, and end the loop; so it is only logged.
-        client.suppress_exceptions = True
-        client.enable_logger(LOG)
-        if broker.username:
-            client.username_pw_set(broker.username, broker.password)
-        if (context := broker.tls_context()) is not None:
-            client.tls_set_context(context)
-        client.on_connect = self._on_connect
-        client.on_disconnect = self._on_disconnect
-        client.on_subscribe = self._on_subscribe
-        client.on_unsubscribe = self._on_unsubscribe
-        client.on_publish = self._on_publish
-        client.on_message = self._on_message
-        return client
+    def _connect_anew(self) -> None:
+        """End the connection, but not the session, and begin another at once."""
+        if self._draining:
+            return
+        if self.fileno() is not None:
+            self._leaving = True
+            self._client.disconnect()
+            self._client.loop_write()
+        self._attempt_at = 0.0
 
     def _shared(self) -> tuple[str, ...]:
         fleet, group = self._settings.fleet, self._settings.group
@@ -192,18 +207,18 @@ class Intake:
         self, client: Client, _userdata: Any, flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
     ) -> None:
         if reason.is_failure:
-            why = _HOPELESS.get(reason.value, str(reason))
-            refusal = PollenError(f"broker at {self._address} refused the connection: {why}")
-            if reason.value in _HOPELESS and not self._welcomed:
-                self._hopeless = refusal
+            error, hopeless = refusal(self._settings.broker, reason)
+            if hopeless and not self._welcomed:
+                self._hopeless = error
             else:
-                LOG.error("%s; trying again", refusal)
+                LOG.error("%s; trying again", error)
             return
         if self._welcomed and not flags.session_present:
             LOG.warning("broker at %s has lost its state; it gets the models again", self._address)
             self._on_forgotten()
         self._welcomed = True
         self._backoff.connected()
+        self._counts.broker_connections += 1
         self.publishing.connected(properties)
         update, result, vitals = self._shared()
         # State is not shared: every gateway keeps the whole roster, from the retained messages it gets here.
@@ -230,15 +245,18 @@ class Intake:
         self, _client: Client, _userdata: Any, _flags: Any, reason: ReasonCode, _properties: Any
     ) -> None:
         self.subscribed = False
+        self._full_since = None
         self.deliveries.forget()
-        self._attempt_at = time.monotonic() + self._backoff.wait_s()
+        self._on_lost()
+        wait_s = self._backoff.wait_s()
         if reason.value == _TAKEN_OVER:
-            LOG.error(
-                "another client connected as %r; give each gateway a name, and a user name, of its own",
-                self._settings.name,
-            )
-        elif not self._draining and self._hopeless is None:
-            LOG.warning("connection to the broker at %s lost: %s", self._address, reason)
+            wait_s = _TAKEN_OVER_S * (1.0 + secrets.SystemRandom().random())
+        if not (self._leaving or self._draining or self._hopeless is not None):
+            # Mosquitto 2.0 ends a connection that was taken over without a reason.
+            hint = "; has another gateway the same name?" if reason.value in (_TAKEN_OVER, _UNSPECIFIED) else ""
+            LOG.warning("connection to the broker at %s lost: %s%s", self._address, reason, hint)
+        self._attempt_at = 0.0 if self._leaving else time.monotonic() + wait_s
+        self._leaving = False
 
     def _on_publish(self, _client: Client, _userdata: Any, mid: int, reason: ReasonCode, _properties: Any) -> None:
         self.publishing.acknowledged(mid, reason)
@@ -249,30 +267,40 @@ class Intake:
         except Exception:
             # One message must never stop the others; unacknowledged it would hold up all that come after it.
             LOG.exception("a message could not be handled; it is dropped")
-            self.ignored += 1
+            self._counts.refused["error"] += 1
             if message.qos:
                 self.deliveries.add_finished(message.mid)
         self._acknowledge()
 
     def _take(self, message: MQTTMessage) -> None:
-        topic = topics.parse_device(message.topic)
         payload = bytes(message.payload)  # no copy: it is bytes already
-        leaf = "" if topic is None else topic.leaf
-        if topic is not None and message.qos and leaf in ("update", "result"):
-            if len(payload) > self._settings.limits.update_bytes:
-                # The server answers the device's open task in its place, or it would send this for ever.
-                leaf, payload = "oversize", b"%d %s" % (len(payload), sha256(payload).hexdigest().encode())
-            self._on_upload(self.deliveries.add(message.mid, topic.device, leaf, payload))
-            return
+        admitted = self.admission.admit(message.topic, payload, qos=message.qos, again=message.dup)
+        match admitted:
+            case Admitted(leaf=("state" | "vitals") as leaf):
+                (self._on_state if leaf == "state" else self._on_vitals)(admitted.device, admitted.payload)
+            case Admitted():
+                self._take_upload(message.mid, admitted)
+                return
         if message.qos:
             self.deliveries.add_finished(message.mid)
-        if topic is None or leaf not in ("state", "vitals") or len(payload) > self._settings.limits.message_bytes:
-            self.ignored += 1
-            LOG.debug("ignored %d bytes on %s", len(payload), message.topic)
-        elif leaf == "state":
-            self._on_state(topic.device, payload)
-        else:
-            self._on_vitals(topic.device, payload)
+
+    def _take_upload(self, mid: int, upload: Admitted) -> None:
+        bound = self._settings.limits.inflight_bytes
+        # paho may read on for hundreds of messages before it comes to the pause.
+        room = 2 * bound if self.paused or self._full_since is None else bound
+        if self.deliveries.bytes <= room and not self.deliveries.left:
+            self._on_upload(self.deliveries.add(mid, *upload))
+            if self._full_since is None and self.deliveries.bytes > bound:
+                self._counts.pauses += 1
+                self._full_since = time.monotonic()
+            return
+        # What is read on for is all else: pings, acknowledgements, births.
+        if not self.deliveries.left:
+            LOG.warning(
+                "%d bytes are in flight, over limits.inflight_bytes; what comes now stays with the broker",
+                self.deliveries.bytes,
+            )
+        self.deliveries.leave(mid)
 
     def _acknowledge(self) -> None:
         for mid in self.deliveries.take_acknowledgeable():

@@ -10,10 +10,13 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from gateway.counts import Counts
+
 LOG = logging.getLogger("pollen.gateway.publishing")
 
 # What may be published and not yet acknowledged by the broker; paho would queue in memory without an end.
 MAX_PUBLISHES: Final = 250
+MAX_WAITING: Final = 10_000
 MAX_PUBLISH_BYTES: Final = 16 * 1024 * 1024
 _NO_BOUND: Final = 2**32 - 1
 _PACKET_OVERHEAD: Final = 64  # fixed header, packet identifier and properties, rounded up
@@ -22,8 +25,9 @@ _PACKET_OVERHEAD: Final = 64  # fixed header, packet identifier and properties, 
 class Publishing:
     """The publishes of QoS 1 that the broker has not acknowledged. They outlive a connection: paho sends them again."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, counts: Counts) -> None:
         """For a `client` that is not connected, and was never told to connect."""
+        self._counts = counts
         client.max_inflight_messages_set(MAX_PUBLISHES)
         self._client = client
         self._bytes_of: dict[int, int] = {}  # by packet identifier
@@ -38,6 +42,11 @@ class Publishing:
     def room(self) -> bool:
         """Whether one more is within bounds now; a single message may be larger than the bound on bytes."""
         return len(self._bytes_of) < self._most and self._bytes < MAX_PUBLISH_BYTES
+
+    @property
+    def spare_room(self) -> bool:
+        """Whether one more may at least wait in memory, though the broker won't take it before others."""
+        return len(self._bytes_of) < MAX_WAITING and self._bytes < MAX_PUBLISH_BYTES
 
     def connected(self, properties: Any) -> None:
         """Take over what the broker's CONNACK allows: Receive Maximum and Maximum Packet Size."""
@@ -59,6 +68,7 @@ class Publishing:
         if info.rc in (MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_NO_CONN):
             self._bytes_of[info.mid] = len(payload)
             self._bytes += len(payload)
+            self._counts.send(topic.rpartition("/")[2], len(payload))
         else:
             LOG.error("%s: could not be published: %s", topic, info.rc.name)
 

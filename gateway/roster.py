@@ -2,6 +2,10 @@
 
 from collections.abc import Iterator
 
+from pollen import messages
+from pollen.errors import MessageError
+from pollen.messages import Birth
+
 
 class Roster:
     """Every gateway keeps the whole roster, since each may be the only one that reaches the server.
@@ -12,6 +16,7 @@ class Roster:
     def __init__(self) -> None:
         self._states: dict[str, bytes] = {}
         self._unsent: dict[str, None] = {}  # a set that keeps the order
+        self._online: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._states)
@@ -21,6 +26,12 @@ class Roster:
         if self._states.get(device) != payload:
             self._states[device] = payload
             self._unsent[device] = None
+            (self._online.add if _is_birth(payload) else self._online.discard)(device)
+
+    @property
+    def online(self) -> int:
+        """Devices whose newest state is a birth."""
+        return len(self._online)
 
     def repeat(self) -> None:
         """Everything is to be sent again: the server at the other end knows nothing of it."""
@@ -40,3 +51,10 @@ class Roster:
             if not payload:
                 del self._states[device]
             yield device, payload
+
+
+def _is_birth(payload: bytes) -> bool:
+    try:
+        return bool(payload) and isinstance(messages.decode_state(payload), Birth)
+    except MessageError:
+        return False  # the server says what is wrong with it

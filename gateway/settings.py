@@ -14,6 +14,13 @@ from pollen.tls import check_endpoint
 
 MAX_UPDATE_BYTES: Final = bridge.MAX_MESSAGE_BYTES // 2
 MOST_UNACKNOWLEDGED: Final = 10_000
+# Settings that a running gateway takes over.
+LIVE: Final = (
+    "limits",
+    "drain_s",
+    "server",
+    *(f"broker.{name}" for name in ("host", "port", "username", "password", "certificate", "key", "keepalive_s")),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +46,37 @@ class Server:
 @dataclass(frozen=True, slots=True)
 class Limits:
     """`[limits]`. `update_bytes`: the largest update or result that is forwarded; `message_bytes`: the largest
-    state or vitals message; `receive_maximum`: how many messages the broker may have unacknowledged here, so
-    that times `update_bytes` bounds the memory."""
+    state or vitals message; `receive_maximum`: how many messages the broker may have unacknowledged here, and
+    `inflight_bytes`: from how many bytes of them on nothing more is read, which bounds the memory.
+
+    The others hold for each device, 0 is no limit: `uploads_per_s` updates and results with up to `upload_burst` at
+    once, `messages_per_s` states and vitals with up to `message_burst` at once, `bytes_per_s` of all of them. What
+    exceeds them is dropped and counted; honest devices send it again."""
 
     update_bytes: int = 16 * 1024 * 1024
     message_bytes: int = SMALL_BYTES
     receive_maximum: int = 128
+    inflight_bytes: int = 24 * 1024 * 1024
+    uploads_per_s: float = 50.0
+    upload_burst: int = 100
+    messages_per_s: float = 10.0
+    message_burst: int = 50
+    bytes_per_s: int = 5_000_000
 
     def __post_init__(self) -> None:
-        if not 1 <= self.update_bytes <= MAX_UPDATE_BYTES:
-            raise ValueError(f"update_bytes = {self.update_bytes} must be from 1 to {MAX_UPDATE_BYTES}")
-        if not 1 <= self.message_bytes <= MAX_UPDATE_BYTES:
-            raise ValueError(f"message_bytes = {self.message_bytes} must be from 1 to {MAX_UPDATE_BYTES}")
-        if not 1 <= self.receive_maximum <= MOST_UNACKNOWLEDGED:
-            raise ValueError(f"receive_maximum = {self.receive_maximum} must be from 1 to {MOST_UNACKNOWLEDGED}")
+        for name, most in (
+            ("update_bytes", MAX_UPDATE_BYTES),
+            ("message_bytes", MAX_UPDATE_BYTES),
+            ("receive_maximum", MOST_UNACKNOWLEDGED),
+        ):
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} = {getattr(self, name)} must be from 1 to {most}")
+        for name in ("inflight_bytes", "upload_burst", "message_burst"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be 1 or more")
+        for name in ("uploads_per_s", "messages_per_s", "bytes_per_s"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} = {getattr(self, name):g} must be 0 or more; 0 is no limit")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from queue import SimpleQueue
 from typing import Any, Final
 
 import grpc
 
 from gateway.backoff import Backoff
+from gateway.outgoing import Outgoing
 from gateway.settings import Server
 from pollen import bridge
 from pollen.bridge import Frame, Hello
@@ -27,14 +27,12 @@ _DIAL_S: Final = 5.0
 # traceback when the channel is closed under it.
 _SETTLE_S: Final = 0.3
 
-OutQueue = SimpleQueue[Frame | None]
-
 
 @dataclass(frozen=True, slots=True)
 class StreamUp:
     """A stream is open; what is put into `queue` goes up on it, after the Hello that is already there."""
 
-    queue: OutQueue
+    queue: Outgoing
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ class Uplink:
         self._server = server
         self._hello = hello
         self._wake = wake
-        self._credentials = _credentials(server)
+        _credentials(server)  # files that can't be read are an error now, and a reason to wait later
         self._events: queue.Queue[Event] = queue.Queue(_WAITING_EVENTS)
         self._stopped = threading.Event()
         self._call: Any = None
@@ -72,6 +70,17 @@ class Uplink:
             return self._events.get_nowait()
         except queue.Empty:
             return None
+
+    @property
+    def waiting(self) -> int:
+        """Batches of frames from the server that wait for the loop."""
+        return self._events.qsize()
+
+    def change(self, server: Server) -> None:
+        """Dial `server` from now on, and at once where it is another than before."""
+        before, self._server = self._server, server
+        if before != server:
+            self.redial()
 
     def redial(self) -> None:
         """Open a new stream in place of the present one: the server then sends its models again."""
@@ -99,16 +108,21 @@ class Uplink:
 
     def _connect(self, backoff: Backoff) -> None:
         """One stream, from dialling to its end."""
-        target = self._server.target
-        with self._channel(target) as channel:
+        server = self._server
+        target = server.target
+        try:
+            credentials = _credentials(server)
+        except SettingsError as error:
+            LOG.error("%s; trying again", error)
+            return
+        with _channel(target, credentials) as channel:
             if not self._dial(channel):
                 if not self._stopped.is_set():
                     LOG.warning("server at %s is not reachable: %s; trying again", target, _why(channel))
                 time.sleep(_SETTLE_S)
                 return
-            out: OutQueue = SimpleQueue()
-            out.put(self._hello)
-            self._call = channel.stream_stream(bridge.METHOD)(bridge.batches(out))
+            out = Outgoing(self._hello)
+            self._call = channel.stream_stream(bridge.METHOD)(out.batches())
             backoff.connected()
             try:
                 if self._put(StreamUp(out)):
@@ -116,7 +130,7 @@ class Uplink:
                     self._read(self._call)
             finally:
                 self._call.cancel()
-                out.put(None)  # ends `batches`, which waits in a thread of grpc's
+                out.close()  # ends `batches`, which waits in a thread of grpc's
                 self._put(StreamDown())
                 time.sleep(_SETTLE_S)
 
@@ -152,25 +166,26 @@ class Uplink:
                 return True
         return False
 
-    def _channel(self, target: str) -> Any:
-        options = [
-            ("grpc.max_send_message_length", bridge.MAX_MESSAGE_BYTES),
-            ("grpc.max_receive_message_length", bridge.MAX_MESSAGE_BYTES),
-            # Find a half-open connection within half a minute, also while nothing is sent.
-            ("grpc.keepalive_time_ms", 20_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
-            ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.max_pings_without_data", 0),
-            # Each attempt dials for itself: the waits between them are ours, not those of a shared subchannel.
-            ("grpc.use_local_subchannel_pool", 1),
-            ("grpc.initial_reconnect_backoff_ms", 500),
-            ("grpc.max_reconnect_backoff_ms", 2_000),
-            # The environment's proxy is for the web; a server on loopback is never behind one.
-            ("grpc.enable_http_proxy", 0),
-        ]
-        if self._credentials is None:
-            return grpc.insecure_channel(target, options)
-        return grpc.secure_channel(target, self._credentials, options)
+
+def _channel(target: str, credentials: Any) -> Any:
+    options = [
+        ("grpc.max_send_message_length", bridge.MAX_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", bridge.MAX_MESSAGE_BYTES),
+        # Find a half-open connection within half a minute, also while nothing is sent.
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        # Each attempt dials for itself: the waits between them are ours, not those of a shared subchannel.
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.initial_reconnect_backoff_ms", 500),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+        # The environment's proxy is for the web; a server on loopback is never behind one.
+        ("grpc.enable_http_proxy", 0),
+    ]
+    if credentials is None:
+        return grpc.insecure_channel(target, options)
+    return grpc.secure_channel(target, credentials, options)
 
 
 def _why(channel: Any) -> str:

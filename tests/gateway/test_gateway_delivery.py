@@ -94,7 +94,7 @@ def test_what_was_not_accepted_goes_up_again_when_the_stream_comes_back(gateway,
 
 def test_receive_maximum_bounds_what_is_in_flight(gateway, server, device, wait_until):
     sender = device()
-    _subscribed(wait_until, gateway(limits="receive_maximum = 16"))
+    _subscribed(wait_until, gateway(limits="receive_maximum = 16\nuploads_per_s = 0"))
     updates = [b"%d" % number for number in range(1000)]
     for update in updates:
         sender.publish("update", update)

@@ -1,21 +1,12 @@
-"""The gateway as a service: start, readiness, refusal, drain, scale-out, TLS, and what it imports."""
+"""The gateway as a service: start, readiness, refusal, drain, scale-out, and what it imports."""
 
-import datetime
-import ipaddress
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
-import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
-from tests.gateway.bridge_server import BridgeServer
 
 PROJECT = Path(__file__).parents[2]
 WAIT_S = 20.0
@@ -199,101 +190,3 @@ def test_its_imports_hold_neither_tensorflow_nor_flower():
         timeout=30,
     )
     assert done.stdout.strip() == "[]"
-
-
-def _certificate(folder, name, authority=None):
-    """A key and a certificate for `name` and 127.0.0.1, signed by `authority` or, without one, by itself as a CA."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    issuer_key, issuer = authority or (key, subject)
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=authority is None, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(issuer_key, hashes.SHA256())
-    )
-    (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (folder / f"{name}.key").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return key, subject
-
-
-@pytest.mark.parametrize("trusted", [True, False])
-def test_the_stream_is_mutual_tls_when_certificates_are_given(trusted, gateway, device, tmp_path, wait_until):
-    authority = _certificate(tmp_path, "ca")
-    _certificate(tmp_path, "server", authority)
-    _certificate(tmp_path, "gateway", authority if trusted else _certificate(tmp_path, "other-ca"))
-    pair = ((tmp_path / "server.key").read_bytes(), (tmp_path / "server.pem").read_bytes())
-    secure = BridgeServer(
-        grpc.ssl_server_credentials([pair], (tmp_path / "ca.pem").read_bytes(), require_client_auth=True)
-    )
-    secure.start()
-    try:
-        process = gateway(
-            environment={
-                "POLLEN_SERVER_PORT": str(secure.port),
-                **{
-                    f"POLLEN_SERVER_{field.upper()}": str(tmp_path / file)
-                    for field, file in (("ca", "ca.pem"), ("certificate", "gateway.pem"), ("key", "gateway.key"))
-                },
-            }
-        )
-        if trusted:
-            wait_until(lambda: "is ready" in process.text, WAIT_S, "ready")
-            device().publish("update", b"over TLS")
-            wait_until(lambda: secure.payloads == [b"over TLS"], WAIT_S, "the update arrived")
-        else:
-            wait_until(
-                lambda: "stream to the server lost" in process.text or "not reachable" in process.text,
-                WAIT_S,
-                "it is turned away",
-            )
-            assert secure.stream is None
-    finally:
-        secure.stop()
-
-
-def test_the_broker_may_be_reached_over_tls(gateway, server, device, mosquitto_binary, tmp_path, wait_until):  # noqa: PLR0917
-    authority = _certificate(tmp_path, "ca")
-    _certificate(tmp_path, "broker", authority)
-    _certificate(tmp_path, "gateway-1", authority)
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        plain, secure = one.getsockname()[1], other.getsockname()[1]
-    config = tmp_path / "tls.conf"
-    config.write_text(
-        f"user root\nallow_anonymous true\nlistener {plain} 127.0.0.1\nlistener {secure} 127.0.0.1\n"
-        f"cafile {tmp_path}/ca.pem\ncertfile {tmp_path}/broker.pem\nkeyfile {tmp_path}/broker.key\n"
-        "require_certificate true\n",
-        encoding="ascii",
-    )
-    broker = subprocess.Popen([mosquitto_binary, "-c", config], stderr=subprocess.DEVNULL)
-    try:
-        files = {"ca": "ca.pem", "certificate": "gateway-1.pem", "key": "gateway-1.key"}
-        server.accepting = True
-        process = gateway(
-            environment={
-                "POLLEN_BROKER_PORT": str(secure),
-                **{f"POLLEN_BROKER_{field.upper()}": str(tmp_path / file) for field, file in files.items()},
-            }
-        )
-        wait_until(lambda: process.ready, WAIT_S, "ready")
-        sender = device(port=plain)
-        # Larger and smaller than a TLS record (16 KiB), so that packets end up in the middle of one.
-        updates = [bytes([number]) * (5_000 * number + 1) for number in range(60)]
-        for update in updates:
-            sender.publish("update", update)
-        wait_until(lambda: len(server.payloads) == 60, WAIT_S, "all arrived")
-        assert server.payloads == updates
-    finally:
-        broker.terminate()
-        broker.wait(10)
