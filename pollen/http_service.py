@@ -1,13 +1,17 @@
 """HTTP of a service: an ASGI application in a thread beside the main loop, bounded against slow and many clients.
 
-uvicorn knows no deadline for a request's header and body; `_Protocol` adds it, so that a client that sends a byte a
-second (slow loris) is cut off, and `MAX_CONNECTIONS` bounds what it may hold until then.
+uvicorn knows no deadline for a request or an answer, and beyond its limit of connections refuses the newcomer.
+`_Protocol` adds deadlines, so that who sends (slow loris) or reads a byte a second is cut off, and makes room for a
+newcomer by closing the connection that has waited longest: an honest client's takes milliseconds.
 """
 
 import asyncio
+import contextlib
 import socket
 import threading
-from typing import Any, Final, Self
+from collections.abc import Hashable
+from functools import partial
+from typing import Any, Final, Self, cast
 
 import h11
 import uvicorn
@@ -17,19 +21,53 @@ from pollen.errors import PollenError, SettingsError
 from pollen.http_settings import Http
 
 REQUEST_S: Final = 10.0  # from a request's first byte, or the connection, to its last byte
+ANSWER_S: Final = 60.0  # from a request's last byte until its answer is written
 IDLE_S: Final = 30
 MAX_CONNECTIONS: Final = 128
 MAX_HEADER_BYTES: Final = 16 * 1024
 _STOP_S: Final = 5.0
 
 
+class _Listener(socket.socket):
+    """A listening socket that keeps what it has accepted until its TLS handshake is through, the newest only: asyncio
+    gives a handshake a minute and does not count them."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        super().__init__(fileno=listening.detach())
+        self._coming: dict[int, socket.socket] = {}  # by file descriptor, the oldest first
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """As of any socket; may close the connection that has waited longest."""
+        accepted, address = super().accept()
+        self._coming.pop(accepted.fileno(), None)
+        self._coming[accepted.fileno()] = accepted
+        if len(self._coming) > 2 * MAX_CONNECTIONS:
+            oldest = self._coming.pop(next(iter(self._coming)))
+            with contextlib.suppress(OSError):  # it may have ended by itself
+                oldest.shutdown(socket.SHUT_RDWR)
+        return accepted, address
+
+    def through(self, descriptor: int) -> None:
+        """The connection with this file descriptor has ended its handshake."""
+        self._coming.pop(descriptor, None)
+
+
 class _Protocol(H11Protocol):
-    """One connection, closed when a request takes longer than `REQUEST_S` to come in."""
+    """One connection, cut off when a request takes longer than `REQUEST_S` or its answer longer than `ANSWER_S`."""
+
+    def __init__(self, listener: _Listener, **uvicorns: Any) -> None:
+        super().__init__(**uvicorns)
+        self._listener = listener
+        self._doing: Hashable = None
+        self._since = self.loop.time()
+        self._deadline: asyncio.TimerHandle | None = None
+        self._cut = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._deadline: asyncio.TimerHandle | None = None
+        self._listener.through(transport.get_extra_info("socket").fileno())
         self._watch()
+        self._make_room()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -44,16 +82,50 @@ class _Protocol(H11Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
 
-    def _watch(self) -> None:
-        """A request that has begun must end in time; between requests uvicorn's own keep-alive timeout counts."""
-        coming = self.conn.their_state is h11.SEND_BODY or (
+    @property
+    def _answers(self) -> bool:
+        """Whether a request is in and its answer is not all given to the system: its client may not read."""
+        if self.cycle is None or self.cycle.more_body:
+            return False
+        return not self.cycle.response_complete or self.transport.get_write_buffer_size() > 0
+
+    @property
+    def _now(self) -> Hashable:
+        """What is done now that needs a deadline: this answer, or a request that comes in; False for nothing."""
+        if self._answers:
+            return id(self.cycle)
+        return self.conn.their_state is h11.SEND_BODY or (
             self.conn.their_state is h11.IDLE and (self.cycle is None or bool(self.conn.trailing_data[0]))
         )
-        if not coming and self._deadline is not None:
+
+    def _watch(self) -> None:
+        """Set the deadline for what is done now; between requests uvicorn's own keep-alive timeout counts."""
+        doing = self._now
+        if doing == self._doing and self._deadline is not None:
+            return
+        self._doing, self._since = doing, self.loop.time()
+        if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-        elif coming and self._deadline is None:
-            self._deadline = self.loop.call_later(REQUEST_S, self.transport.close)
+        if doing:
+            self._deadline = self.loop.call_later(ANSWER_S if self._answers else REQUEST_S, self._late)
+
+    def _late(self) -> None:
+        self._deadline = None
+        if self._now == self._doing:
+            self.cut()
+        else:
+            self._watch()
+
+    def _make_room(self) -> None:
+        others = [one for one in self.connections if isinstance(one, _Protocol) and one is not self and not one._cut]
+        if len(others) >= MAX_CONNECTIONS:
+            min(others, key=lambda one: (one._answers, one._since)).cut()
+
+    def cut(self) -> None:
+        """End the connection at once: what its client has not read may stay unread for ever."""
+        self._cut = True
+        self.transport.abort()
 
 
 class HttpService:
@@ -62,20 +134,21 @@ class HttpService:
     """
 
     def __init__(self, application: Any, settings: Http) -> None:
-        self._socket = _listen(settings)
+        self._socket = _Listener(_listen(settings))
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
             application,
-            http=_Protocol,
+            http=cast("type[asyncio.Protocol]", partial(_Protocol, self._socket)),
             ws="none",
             loop="asyncio",
             lifespan="off",
             log_config=None,
+            log_level="error",  # below, anyone could fill the log with lines about requests that are none
             access_log=False,
             server_header=False,
             date_header=True,
             proxy_headers=False,
-            limit_concurrency=MAX_CONNECTIONS,
+            backlog=MAX_CONNECTIONS,
             timeout_keep_alive=IDLE_S,
             timeout_graceful_shutdown=int(_STOP_S),
             h11_max_incomplete_event_size=MAX_HEADER_BYTES,

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Final, cast
 
 from flwr.app import ArrayRecord, ConfigRecord
@@ -43,6 +44,8 @@ from server.model import GlobalModel
 from server.start import Start, start_of
 from server.store import Retention, StateStore, Stored
 from server.streaming import Stream, Streaming
+from server.tuning import Tuning
+from server.watch import ModelWatch
 
 LOG = logging.getLogger("pollen.server")
 
@@ -71,6 +74,7 @@ class AsyncServer(Server):
     (`AsyncHistory(path)` writes JSON lines). snapshots: how many published versions stay available as base models.
     retention: which others stay in the state file, to be exported or rolled back to.
     guard: which updates are refused or clipped. inference: what makes graphs that only predict of published versions.
+    watch: is told how it goes.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class AsyncServer(Server):
         streaming: Streaming | None = None,
         inference: InferenceGraphs | None = None,
         stop: threading.Event | None = None,
+        watch: ModelWatch | None = None,
         **options: Any,
     ) -> None:
         configs = (train_config, evaluate_config, evaluate_fn)
@@ -129,6 +134,8 @@ class AsyncServer(Server):
         self._evaluate_config = evaluate_config
         self._evaluate_fn = evaluate_fn
         self._task_ttl_s = task_ttl
+        self._watch = watch or ModelWatch()
+        self._tunings: SimpleQueue[Tuning] = SimpleQueue()
         self._endless = stop is not None
         self._stop = stop or threading.Event()
 
@@ -146,6 +153,10 @@ class AsyncServer(Server):
             self._train(grid, num_rounds=1, registers=True)
         return self.history
 
+    def retune(self, tuning: Tuning) -> None:
+        """Take over settings that have changed, at the merge loop's next turn. Any thread may call it."""
+        self._tunings.put(tuning)
+
     def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:  # noqa: ARG002 - Flower's signature
         """Flower's entry point: train on the Grid of the registered clients; returns (history, seconds)."""
         started = time.monotonic()
@@ -158,6 +169,14 @@ class AsyncServer(Server):
         """Devices come and go by themselves: there is nobody to disconnect."""
 
     def _train(self, grid: Grid, num_rounds: int, *, registers: bool) -> None:
+        try:
+            self._train_watched(grid, num_rounds, registers=registers)
+        except BaseException as error:
+            self._watch.ended(f"{type(error).__name__}: {error}")
+            raise
+        self._watch.ended("")
+
+    def _train_watched(self, grid: Grid, num_rounds: int, *, registers: bool) -> None:
         store = StateStore(self._state, self._retention)
         try:
             stored = store.load()
@@ -166,6 +185,7 @@ class AsyncServer(Server):
             if parts.bundle is not None:
                 self.async_strategy.rule.start_from(parts.bundle.shared)
             self.model = self._model(store, stored, start)
+            devices = Devices(stored.devices if stored else ())
             guard = Guard(self._guard)
             guard.restore(stored.kept if stored else {})
             dialect = self._dialect(grid, start.client_tensors)
@@ -178,14 +198,17 @@ class AsyncServer(Server):
                 strategy=self.async_strategy,
                 store=store,
                 history=self.history,
-                devices=Devices(stored.devices if stored else ()),
+                devices=devices,
                 guard=guard,
                 evaluations=self._evaluations(fleet, dialect, grid),
                 limits=self._effective_limits(grid, num_rounds),
                 stop=self._stop,
                 stream=Stream(self._streaming) if self._streaming else None,
                 inference=self._inference,
+                watch=self._watch,
+                tunings=self._tunings,
             )
+            self._watch.begun(self.model, devices)
             try:
                 loop.run(stored.open_tasks if stored else [])
             finally:

@@ -13,29 +13,37 @@ import grpc
 
 from pollen import bridge
 from pollen.bridge import Frame, Hello, ModelMessage
-from pollen.errors import MessageError, PollenError, SettingsError
+from pollen.errors import MessageError, PollenError
 from pollen.tls import check_endpoint
+from server import bridge_tls
+from server.bridge_tls import Peer, RevocationList, peer_of
+from server.refusals import Refusals, RefusedError
 
 LOG = logging.getLogger("pollen.server.bridge")
 
 MAX_GATEWAYS: Final = 64
 HELLO_S: Final = 10.0  # a connection that says nothing for so long is not a gateway
+ALIVE_CHECK_S: Final = 1.0
 _NO_LIMIT: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """`[listen]`: where gateways dial in. With `ca`, `certificate` and `key` (PEM files): mutual TLS,
-    gateways show a certificate of that CA; without, only loopback is allowed. Port 0: a free one."""
+    """`[listen]`: where gateways dial in. With `ca`, `certificate` and `key` (PEM files): mutual TLS, and gateways show
+    a gateway's certificate of that CA that is not in `crl`; without, only loopback is allowed. Port 0: a free one.
+    The files are read again when they change."""
 
     host: str = "127.0.0.1"
     port: int = 7070
     ca: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
+    crl: Path | None = None
 
     def __post_init__(self) -> None:
         check_endpoint(self.host, self.port, self.ca, self.certificate, self.key, port_zero=True)
+        if self.crl is not None and self.ca is None:
+            raise ValueError("crl goes with ca, certificate and key; set them or leave it out")
 
 
 class Stream:
@@ -45,8 +53,12 @@ class Stream:
     kind for the same device, so a gateway that stands still costs one snapshot of memory and not one a second.
     """
 
-    def __init__(self, gateway: str) -> None:
+    def __init__(self, gateway: str, alive: Callable[[], bool] = lambda: True) -> None:
+        """`alive` is asked every second; the stream ends when it says no."""
         self.gateway = gateway
+        self.software = self.peer = ""  # the gateway's release and address, for people
+        self.received_bytes = self.sent_bytes = 0
+        self._alive = alive
         self.greeted: set[str] = set()  # devices whose open task went out on this stream
         self._frames: OrderedDict[object, Frame] = OrderedDict()
         self._ready = threading.Condition()
@@ -77,12 +89,19 @@ class Stream:
             self._closed = True
             self._ready.notify()
 
+    @property
+    def waiting(self) -> int:
+        """How many frames wait to be sent."""
+        return len(self._frames)
+
     def batches(self) -> Iterator[bytes]:
         """Encoded batches of what is queued, until the stream ends."""
         while True:
             with self._ready:
-                self._ready.wait_for(lambda: self._frames or self._closed or self._finished)
-                if self._closed or not self._frames:
+                while not self._ready.wait_for(lambda: self._frames or self._closed or self._finished, ALIVE_CHECK_S):
+                    if not self._alive():
+                        return
+                if self._closed or not self._frames or not self._alive():
                     return
                 batch: list[Frame] = []
                 size = 0
@@ -90,7 +109,9 @@ class Stream:
                     _, frame = self._frames.popitem(last=False)
                     batch.append(frame)
                     size += bridge.frame_bytes(frame)
-            yield bridge.encode(batch)
+            message = bridge.encode(batch)
+            self.sent_bytes += len(message)
+            yield message
 
 
 def _place(frame: Frame) -> object:
@@ -108,12 +129,16 @@ class BridgeService(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships
     def __init__(
         self,
         fleet: str,
+        listen: Listen | None = None,
         *,
         opened: Callable[[Stream], None],
         received: Callable[[Stream, Frame], None],
         closed: Callable[[Stream], None],
     ) -> None:
+        """Raises SettingsError when the revocation list of `listen` can't be used."""
         self._fleet = fleet
+        self.refusals = Refusals()
+        self._revoked = RevocationList(listen.crl, listen.ca) if listen and listen.ca and listen.crl else None
         self._opened = opened
         self._received = received
         self._closed = closed
@@ -129,10 +154,17 @@ class BridgeService(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships
         impatience.daemon = True
         impatience.start()
         try:
+            peer = self._admitted(context)
             first, *others = bridge.decode(next(requests))
-            stream = self._greet(first)
+            stream = self._greet(first, peer)
+            stream.peer = str(context.peer())
+        except RefusedError as refused:
+            self.refusals.count(refused, context.peer())
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, str(refused))
         except (MessageError, StopIteration, ValueError, grpc.RpcError) as error:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error) or "the first message must hold a hello")
+            text = str(error) or "the first message must hold a hello"
+            self.refusals.count(RefusedError("hello", text), context.peer())
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
         finally:
             impatience.cancel()
         LOG.info("gateway %s connected from %s", stream.gateway, context.peer())
@@ -148,7 +180,27 @@ class BridgeService(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships
             self._closed(stream)
             LOG.info("gateway %s disconnected", stream.gateway)
 
-    def _greet(self, hello: Frame) -> Stream:
+    def _admitted(self, context: Any) -> Peer | None:
+        """Who has dialled in; None on a plain connection. Raises RefusedError unless it is a gateway."""
+        peer = peer_of(context)
+        if peer is None:
+            return None
+        self.refusals.opened()
+        if peer.role != "gateway":
+            held = f"a {peer.role}'s" if peer.role else "of no role"
+            raise RefusedError(
+                "role",
+                f"the certificate of {peer.name!r} is {held}, only gateways' are taken here;"
+                " make one with `pollen ca issue NAME --role gateway`",
+            )
+        if self._is_revoked(peer):
+            raise RefusedError("revoked", f"the certificate of {peer.name!r} is revoked; issue another")
+        return peer
+
+    def _is_revoked(self, peer: Peer | None) -> bool:
+        return peer is not None and self._revoked is not None and self._revoked.holds(peer.serial)
+
+    def _greet(self, hello: Frame, peer: Peer | None) -> Stream:
         if not isinstance(hello, Hello):
             raise MessageError("the first frame must be a hello")
         if hello.protocol != bridge.PROTOCOL:
@@ -157,13 +209,20 @@ class BridgeService(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships
             )
         if hello.fleet != self._fleet:
             raise MessageError(f"this server serves fleet {self._fleet!r}, the gateway belongs to {hello.fleet!r}")
-        return Stream(hello.gateway)
+        if peer is not None and hello.gateway != peer.name:
+            raise RefusedError(
+                "name", f"gateway {hello.gateway!r} shows the certificate of {peer.name!r}; names must be equal"
+            )
+        stream = Stream(hello.gateway, alive=lambda: not self._is_revoked(peer))
+        stream.software = hello.software
+        return stream
 
     def _read(self, stream: Stream, frames: list[Frame], requests: Iterator[bytes]) -> None:
         try:
             for frame in frames:
                 self._received(stream, frame)
             for message in requests:
+                stream.received_bytes += len(message)
                 for frame in bridge.decode(message):
                     self._received(stream, frame)
         except grpc.RpcError:
@@ -177,7 +236,8 @@ class BridgeService(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships
 
 
 def serve(service: BridgeService, listen: Listen) -> tuple[Any, int]:
-    """Start a gRPC server for `service`; returns it and its port. Raises PollenError when the port can't be had."""
+    """Start a gRPC server for `service`; returns it and its port. Raises PollenError when the port can't be had,
+    SettingsError for files that can't be used."""
     server = grpc.server(
         ThreadPoolExecutor(MAX_GATEWAYS, thread_name_prefix="bridge"),
         handlers=(service,),
@@ -189,28 +249,21 @@ def serve(service: BridgeService, listen: Listen) -> tuple[Any, int]:
             ("grpc.keepalive_time_ms", 20_000),
             ("grpc.server_handshake_timeout_ms", int(1000 * HELLO_S)),
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+            ("grpc.max_connection_idle_ms", int(1000 * HELLO_S)),  # one without a stream
         ],
     )
     address = f"[{listen.host}]:{listen.port}" if ":" in listen.host else f"{listen.host}:{listen.port}"
-    credentials = _credentials(listen.ca, listen.certificate, listen.key)
     try:
-        port = (
-            server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
-        )
+        if listen.ca and listen.certificate and listen.key:
+            if listen.crl is None:
+                LOG.warning("listen.crl is not set: gateways that were revoked are still taken")
+            dialled = service.refusals.dialled
+            port = server.add_secure_port(
+                address, bridge_tls.credentials(listen.ca, listen.certificate, listen.key, dialled)
+            )
+        else:
+            port = server.add_insecure_port(address)
     except RuntimeError as error:
-        hint = "is the port taken?" if credentials is None else "is the port taken, are certificate and key PEM files?"
-        raise PollenError(f"listen = {address}: can't listen there; {hint}") from error
+        raise PollenError(f"listen = {address}: can't listen there; is the port taken?") from error
     server.start()
     return server, port
-
-
-def _credentials(ca: Path | None, certificate: Path | None, key: Path | None) -> Any:
-    """Credentials for mutual TLS, None when the files are not given. Raises SettingsError."""
-    if ca is None or certificate is None or key is None:
-        return None
-    try:
-        pair = (key.read_bytes(), certificate.read_bytes())
-        root = ca.read_bytes()
-    except OSError as error:
-        raise SettingsError(f"listen.ca, certificate or key: {error}") from error
-    return grpc.ssl_server_credentials([pair], root_certificates=root, require_client_auth=True)

@@ -3,7 +3,8 @@
 import importlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,17 @@ from pollen.signing import SigningKey
 from pollen.systemd import notify
 from server import evaluation, lifecycle
 from server.async_server import AsyncServer
+from server.blocked import FILE as BLOCKED
+from server.blocked import BlockedDevices
 from server.client_manager import AsyncClientManager
 from server.gateway_grid import GatewayGrid
 from server.gateway_hub import GatewayHub
 from server.history import AsyncHistory
 from server.inference_graphs import InferenceGraphs
 from server.model_service import ModelService, make_folder, run_together
+from server.reload import LIVE, tunings
 from server.settings import Evaluation, ServedModel, Settings
+from server.web.web_service import WebService
 
 LOG = logging.getLogger("pollen.server")
 
@@ -60,26 +65,58 @@ def main(argv: list[str] | None = None) -> int:
         examples=EXAMPLES,
         cls=Settings,
         serve=serve,
+        live=("models", *LIVE),
     )
 
 
-def serve(settings: Settings, stop: threading.Event, _reloads: service.Reloads[Settings]) -> None:
+def serve(settings: Settings, stop: threading.Event, reloads: service.Reloads[Settings]) -> None:
     """Listen for gateways and merge into every model until `stop`; then write the final.npz of each.
 
     A model that fails stops the others: whoever starts the service again gets all of them back, while one that was
     missing beside others that run might not be noticed.
     """
-    with GatewayHub(fleet=settings.fleet, listen=settings.listen) as hub:
-        services = [_service(model, hub, stop) for model in settings.served()]
+    make_folder(settings.state_dir)
+    blocked = BlockedDevices(settings.state_dir / BLOCKED)
+    web = WebService(settings.fleet, settings.http, settings.state_dir) if settings.http.port else None
+    watch = web.view if web else None
+    with (
+        GatewayHub(fleet=settings.fleet, listen=settings.listen, blocked=blocked.names, watch=watch) as hub,
+        ExitStack() as also,
+    ):
+        blocked.changed = hub.block
+        current = _Current(settings, reloads)
+        services = [_service(model, hub, stop, web) for model in settings.served()]
         hub.start()
         LOG.info("listening for gateways of fleet %s on %s:%d", settings.fleet, settings.listen.host, hub.port)
+        if web is not None:
+            links = [service.grid.link for service in services]
+            http = also.enter_context(web.serving(hub, links, blocked, stop))
+            LOG.info("HTTP on %s:%d", settings.http.host, http.port)
         try:
-            run_together(services, stop)
+            run_together(services, stop, lambda: current.take_over(services))
         finally:
             notify("STOPPING=1")
 
 
-def _service(model: ServedModel, hub: GatewayHub, stop: threading.Event) -> ModelService:
+class _Current:
+    """The settings that the models run by, as far as they can be changed."""
+
+    def __init__(self, settings: Settings, reloads: service.Reloads[Settings]) -> None:
+        self._settings = settings
+        self._reloads = reloads
+
+    def take_over(self, services: Sequence[ModelService]) -> None:
+        """What a SIGHUP has brought since the last call, if one has."""
+        loaded = self._reloads.take()
+        if loaded is None:
+            return
+        taken = tunings(self._settings, loaded)
+        for served in services:
+            if served.name in taken:
+                served.take_over(taken[served.name])
+
+
+def _service(model: ServedModel, hub: GatewayHub, stop: threading.Event, web: WebService | None) -> ModelService:
     bundle = Bundle.read(model.bundle)
     settings = model.settings
     score = _evaluation(settings.evaluation, bundle)
@@ -92,7 +129,12 @@ def _service(model: ServedModel, hub: GatewayHub, stop: threading.Event) -> Mode
     )
     # FedAvg waits for two clients by default; here one device that is there is enough.
     strategy.min_available_clients = strategy.min_fit_clients = strategy.min_evaluate_clients = 1
-    history = AsyncHistory(model.folder / lifecycle.HISTORY, keep=HISTORY_IN_MEMORY)
+    path, watch = model.folder / lifecycle.HISTORY, None
+    if web is None:
+        history = AsyncHistory(path, keep=HISTORY_IN_MEMORY)
+    else:
+        manifest = bundle.manifest
+        watch, history = web.watch(manifest.model, settings.merge.rule, manifest.shared_size, path, HISTORY_IN_MEMORY)
     grid = GatewayGrid(
         bundle,
         hub=hub,
@@ -118,8 +160,9 @@ def _service(model: ServedModel, hub: GatewayHub, stop: threading.Event) -> Mode
         guard=settings.guard,
         inference=_inference(model, grid, history),
         stop=stop,
+        watch=watch,
     )
-    return ModelService(model.name, model.folder, server, grid)
+    return ModelService(model.name, model.folder, server, grid, strategy)
 
 
 def _inference(model: ServedModel, grid: GatewayGrid, history: AsyncHistory) -> InferenceGraphs | None:

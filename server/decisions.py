@@ -62,9 +62,9 @@ class Decisions:
         guard: Guard | None = None,
     ) -> None:
         self._model = model
-        self._guard = guard or Guard()
+        self.guard = guard or Guard()
         if strategy.privacy is not None:
-            check_guard(self._guard.settings)
+            check_guard(self.guard.settings)
             strategy.privacy.check_merged(sum(counts.merged for counts in devices))
         self._strategy = strategy
         self._devices = devices
@@ -86,7 +86,7 @@ class Decisions:
 
     def drain(self) -> dict[str, Any]:
         """What rule, strategy and guard want kept of what was decided since the last call; see `Commit.kept`."""
-        return self._strategy.drain() | self._guard.drain()
+        return self._strategy.drain() | self.guard.drain()
 
     def _decide_open(self, arrival: Arrival, open_task: OpenTask, group: Group, timing: Timing) -> None:
         task = open_task.task
@@ -125,19 +125,20 @@ class Decisions:
                 loss_before=arrival.metrics.get("loss_before"),
                 loss_after=arrival.metrics.get("loss_after"),
                 turnaround_s=timing.turnaround_s,
+                base=arrival.base,
             )
         )
 
     def _merge(self, arrival: Arrival, timing: Timing) -> tuple[int, Admitted, Merged]:
         """Admit and merge `arrival`; returns its staleness in merges besides. Raises RefusedError, UnmergeableError."""
-        staleness = self._guard.read(arrival, self._model, self._delta, timing.now_s)
+        staleness = self.guard.read(arrival, self._model, self._delta, timing.now_s)
         base = self._model.snapshot(arrival.base) if arrival.base_weights is None else arrival.base_weights
         in_seconds = self._strategy.staleness_unit == "seconds"
         age = self._model.age_s(arrival.base) if in_seconds else float(staleness)
         too_old = self._strategy.refusal(base, age)
         if too_old:
             raise RefusedError("staleness", too_old)
-        admitted = self._guard.judge(arrival, self._delta)
+        admitted = self.guard.judge(arrival, self._delta)
         merged = self._strategy.merge(
             self._model.weights,
             self._delta,

@@ -44,6 +44,10 @@ class EvaluationSchedule:
         self.federated = federated
         self.stop_reason = ""  # why to stop, once the evaluations say so
 
+    def take_over(self, interval_s: float) -> None:
+        """Evaluate centrally every `interval_s` seconds from now on."""
+        self._interval_s = interval_s
+
     def central(self, model: GlobalModel) -> None:
         """Take what the evaluator has finished; give it the current version when it is idle and its time has come."""
         self._take()

@@ -81,9 +81,13 @@ class FederatedEvaluation:
         self._round: _Round | None = None
         self._receipts: OrderedDict[bytes, tuple[str, bytes]] = OrderedDict()  # by task: device, receipt
 
+    def take_over(self, interval_s: float, deadline_s: float) -> None:
+        """Go on by these, in seconds; an `interval_s` of 0 begins no further round."""
+        self._interval_s, self._deadline_s = interval_s, deadline_s
+
     def is_due(self, version: int) -> bool:
         """Whether it is time to begin a round; never twice for the same `version`."""
-        over = self._clock() - self._began_at >= self._interval_s
+        over = self._interval_s > 0 and self._clock() - self._began_at >= self._interval_s
         return over and self._round is None and version != self._began_version
 
     def begin(self, model: GlobalModel, is_free: Callable[[str], bool]) -> None:

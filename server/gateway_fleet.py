@@ -23,10 +23,9 @@ TaskConfig = Callable[[int, Sequence[int], TaskKind], dict[int, dict[str, Scalar
 class GatewayFleet:
     """Devices behind gateways. `task_config(version, node ids, kind)`: hyperparameters of a task by node id."""
 
-    def __init__(self, link: GatewayLink, task_config: TaskConfig, update_limit_bytes: int) -> None:
+    def __init__(self, link: GatewayLink, task_config: TaskConfig) -> None:
         self._link = link
         self._task_config = task_config
-        self._limit = update_limit_bytes
         self._tensors = link.bundle.manifest.shared
         self._seen_roster = -1
         self._published = 0
@@ -60,8 +59,9 @@ class GatewayFleet:
     def task_config(
         self, version: int, nodes: Sequence[Node], kind: TaskKind = "train"
     ) -> dict[int, dict[str, Scalar]]:
-        """Hyperparameters as the strategy gives them."""
-        return self._task_config(version, [node.id for node in nodes], kind)
+        """Hyperparameters as the strategy gives them; blocked devices are left out."""
+        admitted = [node.id for node in nodes if not self._link.is_blocked(node.device)]
+        return self._task_config(version, admitted, kind) if admitted else {}
 
     def one_at_a_time(self, node: Node) -> bool:  # noqa: ARG002 - all are alike
         """A device has an evaluate task beside its train task, which may wait for new samples for hours."""
@@ -97,7 +97,18 @@ class GatewayFleet:
 
     def _read(self, delivery: Delivery) -> Arrival:
         node, size = node_id(delivery.device), len(delivery.payload)
-        reply = read(delivery, self._limit)
+        if self._link.is_blocked(delivery.device):
+            return Arrival(
+                device=delivery.device,
+                node=node,
+                task=None,
+                error="an operator has blocked this device",
+                kind="blocked",
+                size_bytes=size,
+                payload=delivery.payload,
+                handle=delivery,
+            )
+        reply = read(delivery, self._link.update_limit_bytes)
         update = reply.update
         if update is None:
             evaluated, error = _evaluated(reply)

@@ -96,9 +96,9 @@ class GatewayGrid(Grid):
         self._hub = hub or GatewayHub(fleet=fleet, listen=listen)
         self._owns_hub = hub is None
         self.link = self._hub.add(bundle, task_ttl_s, signing_key)
+        self.link.update_limit_bytes = update_limit_bytes
         if self._owns_hub:
             self._hub.start()
-        self.update_limit_bytes = update_limit_bytes
         self._run = flower_private.empty_run(uuid.uuid4().int >> 65)
         flower_private.ensure_task_identity(self._run.run_id)
         self._tensors = bundle.manifest.shared
@@ -253,7 +253,7 @@ class GatewayGrid(Grid):
 
     def _receive(self, delivery: Delivery) -> bytes | None:
         """File the reply in `delivery`; returns the receipt's payload, None when nothing is known to be answered."""
-        reply = read(delivery, self.update_limit_bytes)
+        reply = read(delivery, self.link.update_limit_bytes)
         fingerprint = b"" if reply.task is not None else hashlib.sha256(delivery.payload).digest()
         answered = self._answered.get(delivery.device)
         if answered is not None and (answered.task, answered.fingerprint) == (reply.task or answered.task, fingerprint):

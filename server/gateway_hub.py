@@ -1,18 +1,20 @@
 """GatewayHub: one port for the gateways of all models; it brings each upload to the model whose task it answers."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any, Final, Self
 
 from pollen import bridge, messages
 from pollen.bridge import Accepted, DeviceState, DeviceVitals, Frame, ToDevice, Upload
 from pollen.bundle import Bundle
 from pollen.errors import MessageError, SettingsError
-from pollen.messages import Receipt
+from pollen.messages import Death, Receipt
 from pollen.signing import SigningKey
 from server.bridge_service import BridgeService, Listen, Stream, serve
 from server.delivery import read
 from server.gateway_link import Delivery, GatewayLink
 from server.roster import Roster, decode_state
+from server.watch import FleetWatch
 
 LOG = logging.getLogger("pollen.server.hub")
 
@@ -24,16 +26,28 @@ STRANGERS_KEPT: Final = 1024
 class GatewayHub:
     """Listens for the gateways of `fleet` at `listen` (port 0: a free one); a context manager that closes it.
 
+    `blocked`: see `block`; `watch` is told who comes and goes.
+
     Make a `GatewayGrid(bundle, hub=hub)` for each model, then `start`: an upload that comes before its model is known
     would be refused. An upload belongs to the model whose task it answers; one that can't be read, to the model that
     has an open task for its device, or that its device says it trains; any other is refused.
     """
 
-    def __init__(self, *, fleet: str = "default", listen: Listen | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        fleet: str = "default",
+        listen: Listen | None = None,
+        blocked: frozenset[str] = frozenset(),
+        watch: FleetWatch | None = None,
+    ) -> None:
         self.port = 0
+        self._watch = watch or FleetWatch()
         self._fleet = fleet
         self._listen = listen or Listen()
         self._roster = Roster()
+        self._roster.blocked = blocked
+        self._service: BridgeService | None = None
         self._links: list[GatewayLink] = []
         self._server: Any = None
         self._strangers: set[str] = set()  # who has had its line in the log
@@ -58,8 +72,24 @@ class GatewayHub:
 
     def start(self) -> None:
         """Listen; `port` is known then. Raises PollenError when the port is taken."""
-        service = BridgeService(self._fleet, opened=self._attach, received=self._receive, closed=self._detach)
-        self._server, self.port = serve(service, self._listen)
+        self._service = BridgeService(
+            self._fleet, self._listen, opened=self._attach, received=self._receive, closed=self._detach
+        )
+        self._server, self.port = serve(self._service, self._listen)
+
+    def block(self, devices: frozenset[str]) -> None:
+        """Make these the blocked devices: they get no tasks, and their uploads are refused unread. Who is no longer
+        one gets its open tasks again."""
+        with self._roster.changed:
+            back = self._roster.blocked - devices
+            self._roster.block(devices)
+            for device in back:
+                for link in self._links:
+                    link.greet_device(device)
+
+    def refusals(self) -> Mapping[str, int]:
+        """How many streams were refused, by reason."""
+        return dict[str, int]() if self._service is None else dict(self._service.refusals.counts().items())
 
     def close(self) -> None:
         """Send what is queued, end all streams and stop listening. May be called again."""
@@ -78,6 +108,7 @@ class GatewayHub:
             self._roster.streams.append(stream)
             for link in self._links:
                 link.greet(stream)
+        self._watch.connected(stream)
 
     def _detach(self, stream: Stream) -> None:
         with self._roster.changed:
@@ -85,6 +116,7 @@ class GatewayHub:
             for link in self._links:
                 link.lost(stream)
             self._roster.changed.notify_all()
+        self._watch.disconnected(stream)
 
     def _receive(self, stream: Stream, frame: Frame) -> None:
         match frame:
@@ -93,7 +125,7 @@ class GatewayHub:
             case DeviceState():
                 self._note_state(stream, frame)
             case DeviceVitals():
-                pass  # for whoever watches the fleet; merging needs none of it
+                self._watch.vitals(frame.device, frame.payload)
             case _:
                 raise MessageError(f"a gateway does not send {type(frame).__name__} frames here")
 
@@ -107,12 +139,17 @@ class GatewayHub:
             if self._roster.note(frame.device, state, stream):
                 for link in self._links:
                     link.greet_device(frame.device, stream)
+            online, birth = self._roster.newest(frame.device)
+            why = state.reason if isinstance(state, Death) else ""
+            self._watch.noted(frame.device, birth, online=online, why=why)
 
     def _route(self, delivery: Delivery) -> None:
         with self._roster.changed:
             self._roster.heard(delivery.device, delivery.stream)
             link = self._link_of(delivery)
-            if link is None or not self._is_certain(link, delivery):
+            if delivery.device in self._roster.blocked:
+                link = link or self._links[0]  # whichever: it is refused unread
+            elif link is None or not self._is_certain(link, delivery):
                 self._roster.changed.wait_for(self._all_started, START_S)
                 link = self._link_of(delivery)
             if link is not None:
@@ -145,6 +182,7 @@ class GatewayHub:
         """Settle an upload that is for no model here, so that neither its device nor its gateway sends it for ever."""
         reply = read(delivery, bridge.MAX_MESSAGE_BYTES)
         reason = f"no model served here ({', '.join(sorted(self._roster.served))}) gave this device a task"
+        self._watch.unclaimed(delivery.device, reason, "unknown-task")
         if delivery.device not in self._strangers:
             if len(self._strangers) >= STRANGERS_KEPT:
                 self._strangers.clear()

@@ -53,6 +53,7 @@ class GatewayLink:
         self.name = bundle.manifest.model
         self.started = False  # whether the tasks of an earlier process are known: a model is published after them
         self.closed = False
+        self.update_limit_bytes = 16 * 1024 * 1024  # larger updates are refused unread
         self._task_ttl_s = task_ttl_s
         self._key = signing_key
         self._roster = roster
@@ -86,6 +87,18 @@ class GatewayLink:
     def device_of(self, node: int) -> str | None:
         """The device behind a Flower node id, None when it was never seen."""
         return self._roster.names.get(node)
+
+    def is_blocked(self, device: str) -> bool:
+        """Whether `device` is locked out, and what it sends is to be refused unread."""
+        return device in self._roster.blocked
+
+    def waiting(self) -> tuple[int, int]:
+        """Uploads that wait for the merge loop, and their bytes."""
+        return len(self._inbox), self._inbox_bytes
+
+    def take_over(self, task_ttl_s: float, update_limit_bytes: int) -> None:
+        """Settings that have changed: see GatewayGrid."""
+        self._task_ttl_s, self.update_limit_bytes = task_ttl_s, update_limit_bytes
 
     def publish(self, version: int, weights: Vector) -> None:
         """Make `weights` [P] the retained snapshot that devices train from."""
@@ -222,8 +235,8 @@ class GatewayLink:
         """Send the model to a gateway that has just connected."""
         stream.put(*self._models.values())
 
-    def greet_device(self, device: str, stream: Stream) -> None:
-        """Send a device that has just come its open tasks."""
+    def greet_device(self, device: str, stream: Stream | None = None) -> None:
+        """Send a device that has just come its open tasks, through `stream` or whichever leads to it."""
         if self._is_online(device):
             for task in self._open.get(device, {}).values():
                 self._send_task(task, stream)

@@ -44,8 +44,7 @@ class Parts:
         """The nodes as the merge loop takes them; see GridFleet for what the ordinary ones need."""
         fleets: list[Fleet] = []
         if self.gateways is not None:
-            limit_bytes = self.gateways.update_limit_bytes
-            fleets.append(GatewayFleet(self.gateways.link, dialect.task_config, limit_bytes))
+            fleets.append(GatewayFleet(self.gateways.link, dialect.task_config))
         if self.ordinary is not None:
             prefix = ORDINARY if fleets else ""
             fleets.append(

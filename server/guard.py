@@ -38,6 +38,7 @@ Kind = Literal[
     "staleness",
     "rule",  # the merge rule can't use it: see UnmergeableError
     "privacy",  # the device's budget is spent
+    "blocked",  # an operator has locked the device out
 ]
 
 
@@ -175,6 +176,11 @@ class Guard:
         if factor != 1.0:
             delta *= np.float32(factor)
         return Admitted(length, factor, cosine, remark)
+
+    def take_over(self, settings: GuardSettings) -> None:
+        """Go on by `settings`, whose norm_window must be the same; what is remembered stays."""
+        self.settings = settings
+        self._rate = Rate(self._kept, settings.updates_per_minute, settings.burst)
 
     def drain(self) -> dict[str, Any]:
         """What changed since the last call, to be committed with the merges: values by name, None for dropped ones."""

@@ -24,7 +24,8 @@ class Merge:
     """One merged update. `version` is the model's afterwards, `staleness` in merges, `delta_norm` its L2 norm,
     `size_bytes` of its payload, `elapsed_s` seconds since the history began. `loss_before` and `loss_after`: the mean
     training loss the device saw before and after its steps, None when it told none; `metrics`: what else it told.
-    `turnaround_s`: seconds between giving the task and deciding its update, by the server's clock."""
+    `turnaround_s`: seconds between giving the task and deciding its update, by the server's clock; `base`: the version
+    the update was trained from."""
 
     elapsed_s: float
     version: int
@@ -39,6 +40,7 @@ class Merge:
     loss_before: float | None = None
     loss_after: float | None = None
     turnaround_s: float = 0.0
+    base: int = 0
 
 
 class Rejection(NamedTuple):
@@ -115,6 +117,11 @@ class AsyncHistory(History):
                 numbers = ", ".join(f"{n} {value:.4g}" for n, value in scores.items() if isinstance(value, int | float))
                 told.append(f"{name} evaluation of version {last.version}: {numbers}")
         return "\n".join(told)
+
+    @property
+    def lines_lost(self) -> int:
+        """How many lines a disk that refused has cost."""
+        return 0 if self._file is None else self._file.lost
 
     def elapsed_s(self) -> float:
         """Seconds since this history began."""

@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import math
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from io import FileIO
@@ -23,7 +24,8 @@ def rotated(path: Path) -> Path:
 class LineFile:
     """A file of whole lines: what a full disk or a crash cut short is taken off again.
 
-    Beyond `limit_bytes` it becomes `<path>.1`, in place of the one before. Raises nothing: the first failure is logged.
+    Beyond `limit_bytes` it becomes `<path>.1`, in place of the one before. Raises nothing: the first failure is logged,
+    and `lost` counts the lines. Any thread may append.
     """
 
     def __init__(self, path: Path, limit_bytes: int) -> None:
@@ -32,9 +34,15 @@ class LineFile:
         self._file: FileIO | None = None
         self._size = 0
         self._failed = False
+        self._lock = threading.Lock()
+        self.lost = 0
 
     def append(self, lines: bytes) -> None:
         """Append `lines`, each ended by a newline, to the file; no error is raised, but the first is logged."""
+        with self._lock:
+            self._append(lines)
+
+    def _append(self, lines: bytes) -> None:
         try:
             file = self._file or self._open()
             if self._size and self._size + len(lines) > self._limit_bytes:
@@ -48,6 +56,7 @@ class LineFile:
             if not self._failed:
                 LOG.error("%s: history can't be written (%s); training goes on without it", self._path, error)
             self._failed = True
+            self.lost += lines.count(b"\n")
             with suppress(OSError):
                 if self._file is not None:
                     self._file.truncate(self._size)

@@ -8,7 +8,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from queue import SimpleQueue
 
 from pollen.messages import Scalar
 from pollen.systemd import Watchdog, notify
@@ -24,6 +25,8 @@ from server.model import GlobalModel
 from server.store import Commit, StateStore
 from server.streaming import Stream
 from server.tasks import OpenTask, new_task_id
+from server.tuning import Tuning
+from server.watch import ModelWatch
 
 LOG = logging.getLogger("pollen.server")
 
@@ -75,6 +78,8 @@ class MergeLoop:
         stop: threading.Event,
         stream: Stream | None = None,
         inference: InferenceGraphs | None = None,
+        watch: ModelWatch | None = None,
+        tunings: SimpleQueue[Tuning] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fleet = fleet
@@ -86,6 +91,8 @@ class MergeLoop:
         self._federated = evaluations.federated
         self._stream = stream
         self._inference = inference
+        self._watch = watch or ModelWatch()
+        self._tunings = tunings or SimpleQueue()
         self._limits = limits
         self._stop = stop
         self._clock = clock
@@ -119,23 +126,38 @@ class MergeLoop:
         self._dispatch(self._fleet.reachable(), Group())
         notify("READY=1")
         while not (reason := self._stop_reason()):
-            self._watchdog.beat()
-            self._decide(self._fleet.collect(self._patience_s()))
+            self._beat()
+            arrivals = self._fleet.collect(self._patience_s())
+            while not self._tunings.empty():
+                self._take_over(self._tunings.get())
+            self._decide(arrivals)
             self._after_merges()
         LOG.info("stopping at version %d: %s", self._model.version, reason)
         if self._stop.is_set():  # another model's loop may go on
             notify("STOPPING=1")
         until = self._clock() + LAST_ARRIVALS_S
         while not self._limit_reached(Group()) and self._clock() < until and (arrivals := self._fleet.collect(0.0)):
-            self._watchdog.beat()
+            self._beat()
             self._decide(arrivals)
         if not self._store.durable:  # nobody will go on with the buffer
             self._flush(Group(), now=True)
         self._publish()
-        self._evaluations.last(self._model, self._watchdog.beat, self._stop)
+        self._evaluations.last(self._model, self._beat, self._stop)
         self._fleet.finish()
         self._history.add_event("stop", self._model.version, reason=reason)
         self._watchdog.end()
+
+    def _beat(self) -> None:
+        self._watchdog.beat()
+        self._watch.turned(len(self._open))
+
+    def _take_over(self, tuning: Tuning) -> None:
+        self._limits = replace(self._limits, publish_interval_s=tuning.publish_interval_s)
+        self._evaluations.take_over(tuning.evaluation_interval_s)
+        if self._federated is not None:
+            self._federated.take_over(tuning.federated_interval_s, tuning.federated_deadline_s)
+        self._decisions.guard.take_over(tuning.guard)
+        self._left_out = True  # free devices are looked at again soon
 
     def _stop_reason(self) -> str:
         asked = "asked to stop" if self._stop.is_set() else ""
@@ -169,7 +191,9 @@ class MergeLoop:
                 group.settled.append(receipted)
                 continue
             timing = Timing(now, now - self._given.get(arrival.device, now), self._given)
+            begun = time.perf_counter()
             self._decisions.decide(arrival, self._open, group, timing)
+            self._watch.decided(time.perf_counter() - begun)
             task = self._open.get(arrival.device)
             if task is not None and task.task in group.answers:
                 self._given.pop(arrival.device, None)
@@ -209,6 +233,7 @@ class MergeLoop:
         opened = self._next_tasks(candidates)
         devices = self._devices.drain()
         if group.answers or group.changed or opened or devices:
+            begun = time.perf_counter()
             self._store.commit(
                 Commit(
                     version=self._model.version,
@@ -219,9 +244,11 @@ class MergeLoop:
                     opened=opened,
                 )
             )
+            self._watch.committed(time.perf_counter() - begun)
         self._open.update((task.device, task) for task in opened)
         self._given.update((task.device, self._clock()) for task in opened)
         self._fleet.settle(group.settled)
+        self._watch.receipted(sum(settled.receipt is not None for settled in group.settled))
         self._fleet.assign(opened, self._model)
         if self._federated:
             self._federated.ask((node for node in candidates if node.device not in self._open), self._model)
@@ -301,5 +328,6 @@ class MergeLoop:
             if (privacy := self._strategy.privacy) is not None:
                 self._history.add_privacy(version, privacy.epsilon, privacy.settings.delta)
         self._fleet.publish(issued)
+        self._watch.published(version)
         self._published_version = version
         self._published_at = self._clock()

@@ -2,16 +2,20 @@
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from flwr.common import Scalar
+from flwr.server.strategy import FedAvg
+
 from pollen.errors import PollenError, SettingsError
 from server import lifecycle
 from server.async_server import AsyncServer
 from server.gateway_grid import GatewayGrid
+from server.tuning import Tuning
 
 LOG = logging.getLogger("pollen.server")
 
@@ -26,6 +30,15 @@ class ModelService:
     folder: Path
     server: AsyncServer
     grid: GatewayGrid
+    strategy: FedAvg
+
+    def take_over(self, tuning: Tuning) -> None:
+        """Go on by `tuning`, in the next tasks and turns."""
+        config: dict[str, Scalar] = {**tuning.task_config}
+        self.strategy.on_fit_config_fn = lambda _version: config
+        self.strategy.fraction_evaluate = tuning.federated_fraction
+        self.grid.link.take_over(tuning.task_ttl_s, tuning.update_bytes)
+        self.server.retune(tuning)
 
     def run(self) -> None:
         """Merge until the server's own limits or its `stop`; then write final.npz. Raises PollenError."""
@@ -41,11 +54,14 @@ class ModelService:
             LOG.info("%sstopped at version %d after %d merges", label, self.server.model.version, merged)
 
 
-def run_together(services: Sequence[ModelService], stop: threading.Event) -> None:
-    """Run them until the last has ended; one that fails sets `stop`, and its error is raised when all have ended."""
+def run_together(
+    services: Sequence[ModelService], stop: threading.Event, turn: Callable[[], None] = lambda: None
+) -> None:
+    """Run them until the last has ended, calling `turn` twice a second; one that fails sets `stop`, and its error is
+    raised when all have ended."""
     with ThreadPoolExecutor(len(services), thread_name_prefix="model") as pool:
         running = {pool.submit(service.run): service for service in services}
-        failed = _first_failure(running)
+        failed = _first_failure(running, turn)
         if failed is not None:
             LOG.error("%s: %s; the other models are stopped", running[failed].name or "the model", failed.exception())
             stop.set()
@@ -53,8 +69,9 @@ def run_together(services: Sequence[ModelService], stop: threading.Event) -> Non
         _raise(future, service.name)
 
 
-def _first_failure(running: dict[Future[None], ModelService]) -> Future[None] | None:
+def _first_failure(running: dict[Future[None], ModelService], turn: Callable[[], None]) -> Future[None] | None:
     while True:
+        turn()
         # With a timeout: a signal that the system gives to another thread is only seen when this one wakes.
         done, pending = wait(running, SIGNALS_S, FIRST_EXCEPTION)
         failed = next((future for future in done if future.exception() is not None), None)

@@ -27,7 +27,8 @@ class _Device:
 
 
 class Roster:
-    """Streams and devices. `served`: names of the models; `version` grows whenever a device comes or goes."""
+    """Streams and devices. `served`: names of the models; `version` grows whenever a device comes or goes; `blocked`:
+    devices that get nothing to do, however they are."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
@@ -36,16 +37,32 @@ class Roster:
         self.names: dict[int, str] = {}  # by Flower's node id
         self.version = 0
         self.closing = False
+        self.blocked: frozenset[str] = frozenset()
         self._devices: dict[str, _Device] = {}
 
     def online(self, model: str) -> list[str]:
-        """Names of the devices that are online and train `model`."""
-        return [name for name, device in self._devices.items() if device.online and self.trains(name, model)]
+        """Names of the devices that are online and train `model`, without the blocked ones."""
+        return [
+            name
+            for name, device in self._devices.items()
+            if device.online and self.trains(name, model) and name not in self.blocked
+        ]
 
     def is_online(self, device: str, model: str) -> bool:
-        """Whether `device` is online and trains `model`."""
+        """Whether `device` is online, trains `model` and is not blocked."""
         known = self._devices.get(device)
-        return known is not None and known.online and self.trains(device, model)
+        return known is not None and known.online and device not in self.blocked and self.trains(device, model)
+
+    def newest(self, device: str) -> tuple[bool, Birth | None]:
+        """Whether `device` is online, and its last birth."""
+        known = self._devices.get(device)
+        return (False, None) if known is None else (known.online, known.birth)
+
+    def block(self, devices: frozenset[str]) -> None:
+        """Make these the blocked devices."""
+        self.blocked = devices
+        self.version += 1
+        self.changed.notify_all()
 
     def trains(self, device: str, model: str) -> bool:
         """Whether `device` says that it trains `model`; the only model is everyone's."""

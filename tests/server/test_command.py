@@ -148,6 +148,10 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         line = refusal(tmp_path, settings(tmp_path), 1, POLLEN_LISTEN_PORT=str(port))
     assert f"127.0.0.1:{port}" in line
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = refusal(tmp_path, settings(tmp_path), 1, POLLEN_HTTP_PORT=str(port))
+    assert line.startswith(f"error: http = 127.0.0.1:{port}: can't listen there")
 
 
 def test_a_hook_that_returns_no_score_is_told_what_it_must_return() -> None:
