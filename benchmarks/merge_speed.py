@@ -26,7 +26,7 @@ from typing import Final
 import numpy as np
 from flwr.common import ndarrays_to_parameters, parameters_to_ndarrays
 
-from benchmarks.end_to_end import bundle_of
+from benchmarks.weights_bundle import bundle_of
 from pollen import messages
 from pollen.encoding import decode_into, named
 from pollen.messages import Update

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 PROJECT = Path(__file__).parents[1]
 
@@ -30,6 +31,13 @@ def process(folder: Path, name: str, *arguments: str, python: str = sys.executab
         finally:
             child.terminate()
             child.wait(30)
+
+
+def pipes(child: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
+    """What `child` reads and what it writes."""
+    if child.stdin is None or child.stdout is None:
+        raise SystemExit("error: a child process has no pipes")
+    return child.stdin, child.stdout
 
 
 def logs(folder: Path) -> str:
