@@ -1,5 +1,6 @@
 """A device with valid credentials that sends whatever it likes."""
 
+import ssl
 import threading
 import time
 from types import TracebackType
@@ -19,16 +20,19 @@ DEADLINE_S = 15.0
 
 
 class HostileDevice:
-    """A plain MQTT client that logs in as `name` and says that it is a device."""
+    """A plain MQTT client that shows the certificate of `name` and says that it is a device; `client_id`: what it calls
+    itself."""
 
-    def __init__(self, name: str, port: int, fleet: str) -> None:
+    def __init__(self, name: str, port: int, fleet: str, context: ssl.SSLContext, client_id: str = "") -> None:
         self.name = name
         self._fleet = fleet
         self._changed = threading.Condition()
         self._received: list[tuple[str, bytes]] = []
         self._answers: dict[int, ReasonCode] = {}
-        self._client = Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=MQTTProtocolVersion.MQTTv5)
-        self._client.username_pw_set(name, f"secret-{name}")
+        self._client = Client(
+            CallbackAPIVersion.VERSION2, client_id=client_id or name, protocol=MQTTProtocolVersion.MQTTv5
+        )
+        self._client.tls_set_context(context)
         self._client.on_message = self._on_message
         self._client.on_publish = self._on_publish
         subscriptions = [(topics.device(fleet, name, leaf), 1) for leaf in topics.TO_DEVICE]
@@ -56,6 +60,22 @@ class HostileDevice:
         with self._changed:
             assert self._changed.wait_for(lambda: info.mid in self._answers, DEADLINE_S), "no PUBACK"
             return self._answers[info.mid]
+
+    def flood(self, leaf: topics.DeviceLeaf, payload: bytes, count: int, per_s: float) -> None:
+        """Publish `count` times, `per_s` a second, and wait for none of the answers."""
+        started = time.monotonic()
+        for number in range(count):
+            self._client.publish(topics.device(self._fleet, self.name, leaf), payload, qos=1)
+            time.sleep(max(0.0, started + number / per_s - time.monotonic()))
+
+    def subscribe(self, topic: str) -> None:
+        """Ask for more than a device may have."""
+        self._client.subscribe(topic, 1)
+
+    def others(self) -> list[str]:
+        """Leaves of messages that came and are neither a task nor a receipt of its own."""
+        with self._changed:
+            return [leaf for leaf, _ in self._received if leaf not in topics.TO_DEVICE]
 
     def task(self) -> Task:
         """The task that the server gave this device."""
