@@ -10,8 +10,10 @@ from types import TracebackType
 from typing import Final, Self
 
 from pollen.errors import PollenError
-from pollen.mosquitto import configuration
-from pollen.mosquitto.configuration import Account, Limits
+from pollen.mosquitto import configuration, hangup
+from pollen.mosquitto.access import Account
+from pollen.mosquitto.configuration import Tls
+from pollen.mosquitto.limits import Limits
 
 HOST: Final = "127.0.0.1"
 _START_S: Final = 15.0
@@ -25,7 +27,7 @@ class Mosquitto:
     `folder` takes configuration, store and log (`mosquitto.log`); the store is read again at the next start
     there. Without `port` a free one is taken at the first start and kept. Use it as a context manager, or
     `start` and `stop`. The process is in a session of its own: Ctrl-C at a terminal doesn't reach it, so that
-    its clients can be stopped first.
+    its clients can be stopped first. With `tls` certificates prove identity, not passwords.
     """
 
     def __init__(
@@ -37,12 +39,14 @@ class Mosquitto:
         accounts: Sequence[Account],
         port: int | None = None,
         limits: Limits | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self.folder = folder
         self._binary = binary
         self._fleet = fleet
         self._accounts = tuple(accounts)
         self._limits = limits or Limits()
+        self._tls = tls
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -108,6 +112,10 @@ class Mosquitto:
         self.stop()
         self.start()
 
+    def reload(self) -> None:
+        """Have it read access rules, passwords, certificates and revocations again; connections stay."""
+        hangup.send(self.process.pid)
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -121,7 +129,7 @@ class Mosquitto:
         if not _is_free(port):
             raise PollenError(f"port {port} on {HOST} is in use; stop what listens there or give Mosquitto another")
         path = configuration.write(
-            self.folder, fleet=self._fleet, accounts=self._accounts, port=port, limits=self._limits
+            self.folder, fleet=self._fleet, accounts=self._accounts, port=port, limits=self._limits, tls=self._tls
         )
         try:
             self._process = subprocess.Popen(

@@ -8,15 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from paho.mqtt.client import Client
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from pollen.errors import PollenError, SettingsError
 from pollen.mosquitto import Account, Limits, Mosquitto, ensure, find, installation
+from tests.pollen.mqtt_session import NOT_AUTHORISED, WAIT_S, Session
 
 PROJECT = Path(__file__).parents[2]
-WAIT_S = 20.0
 ACCOUNTS = [
     Account("device-1", "one", "device"),
     Account("device-2", "two", "device"),
@@ -26,54 +23,14 @@ ACCOUNTS = [
 PASSWORDS = {account.username: account.password for account in ACCOUNTS}
 
 
-class Session:
-    """A stock MQTT 5 client with an account."""
-
-    def __init__(self, port, username, wait_until, *, password=None, client_id=""):
-        self.received = {}
-        self.connected = []
-        self.ended = []
-        self._wait_until = wait_until
-        self._reasons = {}
-        self.client = Client(
-            CallbackAPIVersion.VERSION2,
-            client_id,
-            protocol=MQTTProtocolVersion.MQTTv5,
-            reconnect_on_failure=False,
-        )
-        self.client.username_pw_set(username, PASSWORDS[username] if password is None else password)
-        self.client.on_connect = lambda _c, _u, _f, reason, properties: self.connected.append(
-            (reason.value, properties)
-        )
-        self.client.on_disconnect = lambda _c, _u, _f, reason, _p: self.ended.append(reason)
-        self.client.on_publish = lambda _c, _u, mid, reason, _p: self._reasons.update({mid: reason.value})
-        self.client.on_subscribe = lambda _c, _u, mid, reasons, _p: self._reasons.update({mid: reasons[0].value})
-        self.client.on_message = lambda _c, _u, message: self.received.update({message.topic: message.payload})
-        self.client.connect("127.0.0.1", port)
-        self.client.loop_start()
-        wait_until(lambda: self.connected, WAIT_S, "CONNACK")
-
-    def publish(self, topic, payload=b"x", *, retain=False):
-        mid = self.client.publish(topic, payload, 1, retain).mid
-        self._wait_until(lambda: mid in self._reasons, WAIT_S, f"PUBACK for {topic}")
-        return self._reasons[mid]
-
-    def subscribe(self, topic):
-        mid = self.client.subscribe(topic, options=SubscribeOptions(qos=1))[1]
-        self._wait_until(lambda: mid in self._reasons, WAIT_S, f"SUBACK for {topic}")
-
-    def close(self):
-        self.client.disconnect()
-        self.client.loop_stop()
-
-
 @pytest.fixture
 def session(broker, wait_until):
     opened = []
     running = broker(ACCOUNTS, fleet="f")
 
-    def connect(username, **options):
-        opened.append(Session(running.port, username, wait_until, **options))
+    def connect(username, *, password=None, **options):
+        password = PASSWORDS[username] if password is None else password
+        opened.append(Session(running.port, wait_until, account=(username, password), **options))
         return opened[-1]
 
     yield connect
@@ -99,8 +56,8 @@ def session(broker, wait_until):
 )
 def test_an_account_writes_only_what_its_role_may(username, allowed, denied, session):
     client = session(username)
-    assert [topic for topic in allowed if client.publish(f"pollen/1/{topic}") == 0x87] == []
-    assert [topic for topic in denied if client.publish(f"pollen/1/{topic}") != 0x87] == []
+    assert [topic for topic in allowed if client.publish(f"pollen/1/{topic}") == NOT_AUTHORISED] == []
+    assert [topic for topic in denied if client.publish(f"pollen/1/{topic}") != NOT_AUTHORISED] == []
 
 
 def test_an_account_reads_only_what_its_role_may(session, wait_until):
@@ -137,10 +94,10 @@ def test_an_account_reads_only_what_its_role_may(session, wait_until):
 
 
 def test_a_wrong_password_and_an_unknown_user_are_refused(session, broker, wait_until):
-    assert session("device-1", password=PASSWORDS["device-2"]).connected[0][0] == 0x87
+    assert session("device-1", password=PASSWORDS["device-2"]).connected[0][0] == NOT_AUTHORISED
     other = broker([Account("device-9", "nine", "device")], fleet="f")
-    stranger = Session(other.port, "device-1", wait_until)
-    assert stranger.connected[0][0] == 0x87
+    stranger = Session(other.port, wait_until, account=("device-1", "one"))
+    assert stranger.connected[0][0] == NOT_AUTHORISED
     stranger.close()
 
 
@@ -156,7 +113,7 @@ def test_a_client_id_of_ones_choice_takes_over_nobodys_session(session, wait_unt
 
 def test_the_limits_are_what_the_broker_announces(broker, wait_until):
     running = broker(ACCOUNTS, fleet="f", limits=Limits(message_bytes=1_000_000, inflight=77))
-    client = Session(running.port, "device-1", wait_until)
+    client = Session(running.port, wait_until, account=("device-1", "one"))
     properties = client.connected[0][1]
     assert properties.ReceiveMaximum == 77
     assert properties.MaximumPacketSize == 1_000_000 + 64 * 1024
@@ -169,14 +126,14 @@ def test_the_limits_are_what_the_broker_announces(broker, wait_until):
 
 def test_retained_messages_survive_a_restart_on_the_same_port(broker, wait_until):
     running = broker(ACCOUNTS, fleet="f")
-    before = Session(running.port, "gateway-1", wait_until)
+    before = Session(running.port, wait_until, account=("gateway-1", "g"))
     before.publish("pollen/1/f/m/m/head", b"kept", retain=True)
     before.close()
     port, pid = running.port, running.process.pid
     running.restart()
     assert running.port == port
     assert running.process.pid != pid
-    after = Session(port, "device-1", wait_until)
+    after = Session(port, wait_until, account=("device-1", "one"))
     after.subscribe("pollen/1/f/m/#")
     wait_until(lambda: after.received == {"pollen/1/f/m/m/head": b"kept"}, WAIT_S, "the retained message")
     after.close()
