@@ -16,6 +16,7 @@ from pollen.messages import Receipt
 LOG = logging.getLogger(__name__)
 
 UNHEARD_S: Final = 1.0  # first wait when no gateway was there; doubles, up to retry_s's own back-off
+CROSSING_S: Final = 3.0  # in which a receipt comes that was under way when the server asked again
 LARGEST_BACK_OFF: Final = 10  # times retry_s
 METERED_VITALS_S: Final = 600.0
 
@@ -139,11 +140,12 @@ class Delivery:
     def repeat(self, task: bytes) -> None:
         """The server asks again for an answered task: its row is due now.
 
-        Unless it has only just been published: every birth makes the server ask, and every connection publishes.
+        One that has only just been published gets a moment for its receipt: every birth makes the server ask, and every
+        connection publishes. Longer would be too long, since nothing says that a gateway was among those who heard it.
         """
         attempts = self._attempts.get(task)
-        if attempts is not None and self._clock.monotonic() - attempts.published >= UNHEARD_S:
-            attempts.due = 0.0
+        if attempts is not None:
+            attempts.due = min(attempts.due, attempts.published + CROSSING_S)
 
     def advance(self) -> None:
         """Publish the next due row when nothing is in flight."""

@@ -32,6 +32,7 @@ WAITING_EVENTS: Final = 256  # beyond that, messages are dropped
 CONNACK_S: Final = 15.0
 NO_MATCHING_SUBSCRIBERS: Final = 0x10  # a PUBACK's reason code, MQTT 5, section 3.4.2.1
 DISCONNECT_WITH_WILL: Final = 0x04  # a DISCONNECT's reason code, section 3.14.2.1
+UNSPECIFIED: Final = 0x80  # paho's reason where it knows none
 STABLE_S: Final = 10.0  # a connection that lasted this long lets the next back-off start small again
 # Besides the payload, a PUBLISH holds its topic (at most 4 names of 64) and properties.
 PACKET_OVERHEAD_BYTES: Final = 1024
@@ -55,6 +56,7 @@ class MqttSession:
         self._thread: threading.Thread | None = None
         self._client: Client | None = None  # of the connection that is up
         self._refused = ""
+        self._ended = ""  # why this connection, which was up, is no more
         self.problem = ""  # why the last connection ended, or didn't begin
         self._random = random.Random()  # noqa: S311 - spreads reconnects, keeps no secret
         self._connection = 0
@@ -134,7 +136,7 @@ class MqttSession:
         attempt = 0
         while not self._closing.is_set():
             started = self._clock.monotonic()
-            self._refused = ""
+            self._refused = self._ended = ""
             ended = self._connect_once()
             self.problem = self._refused or ended
             if self._closing.is_set():
@@ -175,6 +177,8 @@ class MqttSession:
         try:
             while code == MQTTErrorCode.MQTT_ERR_SUCCESS:
                 code = client.loop(timeout=1.0)
+                if self._ended:  # of which paho's loop says nothing at once
+                    break
                 if self._closing.is_set() and not self._says_goodbye:
                     return "stopping before it was up"  # and without a word, so that the broker sends the will
                 if self._client is None and self._clock.monotonic() - started > CONNACK_S:
@@ -188,7 +192,7 @@ class MqttSession:
             LOG.exception("the MQTT client failed; connecting again")
         finally:
             self._down()
-        return f"connection lost ({client_error(code)})"
+        return f"connection lost ({self._ended or client_error(code)})"
 
     def _new_client(self, session: messages.Session) -> Client:
         settings = self._settings
@@ -288,6 +292,7 @@ class MqttSession:
         _properties: Properties | None,
     ) -> None:
         LOG.debug("disconnected: %s", reason)
+        self._ended = "conn lost" if reason.value == UNSPECIFIED else str(reason).lower()
         self._down()
 
     def _down(self) -> None:

@@ -29,6 +29,19 @@ def test_an_update_is_published_again_until_its_receipt(server: Server, device: 
     server.wait_for(lambda: not rows(one), 10, "the receipt to empty the outbox")
 
 
+def test_an_update_that_only_others_heard_is_published_again_when_the_server_asks(
+    server: Server, device: Devices, bundles: Bundles
+) -> None:
+    """As after a broker's crash, when somebody watches the topics and the gateway is not back yet."""
+    bundle = bundles("forecast")
+    server.publish_model(bundle, 0)
+    device()  # retry_s is a minute
+    task = server.task(bundle)
+    server.update(task)
+    server.task(bundle, task=task)
+    server.wait_for(lambda: len(server.updates(task)) == 2, 20, "the update again")
+
+
 def test_an_update_survives_a_broker_restart(server: Server, device: Devices, bundles: Bundles) -> None:
     bundle = bundles("forecast")
     server.publish_model(bundle, 0)
