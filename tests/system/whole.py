@@ -43,7 +43,8 @@ TASK: Mapping[str, Scalar] = {"learning_rate": 0.05, "epochs": 1, "max_steps": 4
 
 
 class Whole:
-    """Everything, in `folder`. `devices`: names of the pollen-edge processes; `others`: accounts for clients of a test.
+    """Everything, in `folder`. `devices`: names of the pollen-edge processes; `others`: accounts for clients of a test;
+    `gateways`: the first of them is started with the rest.
 
     With `server` False there is no pollen-server: the test listens at `server_port` itself.
     """
@@ -56,6 +57,7 @@ class Whole:
         *,
         devices: tuple[str, ...],
         others: tuple[str, ...] = (),
+        gateways: tuple[str, ...] = ("gateway-1",),
         server: bool = True,
         server_port: int | None = None,
         server_changes: Mapping[str, Any] | None = None,
@@ -63,14 +65,13 @@ class Whole:
         self.folder = folder
         self.bundle = bundle
         self.devices = devices
+        self.gateways = gateways
         self.server_port = server_port or free_port()
         self._with_server = server
         self._server_changes = server_changes or {}
         accounts = [Account(name, f"secret-{name}", "device") for name in (*devices, *others)]
-        accounts += [
-            Account("gateway-1", "secret-gateway-1", "gateway"),
-            Account("observer", "secret-observer", "observer"),
-        ]
+        accounts += [Account(name, f"secret-{name}", "gateway") for name in gateways]
+        accounts += [Account("observer", "secret-observer", "observer")]
         self.broker = Mosquitto(binary, folder / "broker", fleet=FLEET, accounts=accounts)
         self._processes = Processes()
         self._running: dict[str, Child] = {}
@@ -88,8 +89,7 @@ class Whole:
             if self._with_server:
                 self.start_server()
             self.start_gateway()
-            for name in self.devices:
-                self.start_device(name)
+            self.start_devices()
         except BaseException:
             self.__exit__(*sys.exc_info())
             raise
@@ -107,8 +107,8 @@ class Whole:
         self.broker.start()
         self._running["broker"] = self._processes.adopt("broker", "broker", self.broker.process, self.broker.log)
 
-    def start_server(self) -> None:
-        """Start pollen-server and wait until it listens."""
+    def start_server(self, *, wait: bool = True) -> None:
+        """Start pollen-server and, unless told not to, wait until it listens."""
         options: dict[str, Any] = {
             "fleet": FLEET,
             "bundle": self.bundle,
@@ -121,26 +121,40 @@ class Whole:
             "limits": UploadLimits(UPDATE_BYTES),
         }
         self._start("server", "server", ServerSettings(**(options | dict(self._server_changes))))
-        self.wait_for(lambda: listens(self.server_port), START_S, "the server listens")
+        if wait:
+            self.wait_for(lambda: listens(self.server_port), START_S, "the server listens")
 
-    def start_gateway(self) -> None:
-        """Start pollen-gateway; it finds broker and server by itself."""
-        chosen = Gateway(
+    def start_gateway(self, name: str = "") -> None:
+        """Start the pollen-gateway `name`, the first unless given; it finds broker and server by itself."""
+        name = name or self.gateways[0]
+        self._start(name, "gateway", self.gateway_settings(name))
+
+    def gateway_settings(self, name: str) -> Gateway:
+        """What the gateway `name` is started with."""
+        return Gateway(
             fleet=FLEET,
-            name="gateway-1",
-            broker=self._account("gateway-1"),
+            name=name,
+            broker=self._account(name),
             server=GatewayServer(port=self.server_port),
             limits=GatewayLimits(update_bytes=UPDATE_BYTES),
         )
-        self._start("gateway-1", "gateway", chosen)
+
+    def start_devices(self) -> None:
+        """Start all devices."""
+        for name in self.devices:
+            self.start_device(name)
 
     def start_device(self, name: str, *, port: int | None = None) -> None:
         """Start the pollen-edge `name`, or start it again; `port`: of the broker, where it reaches it elsewhere."""
         self._device_ports[name] = port or self._device_ports.get(name, self.broker.port)
+        self._start(name, "device", self.device_settings(name))
+
+    def device_settings(self, name: str) -> EdgeSettings:
+        """What the device `name` is started with."""
         file = self.folder / f"{name}.npz"
         if not file.exists():
             recording.write(file, seed=len(self._device_ports))
-        chosen = EdgeSettings(
+        return EdgeSettings(
             device=name,
             fleet=FLEET,
             model=MODEL,
@@ -153,10 +167,9 @@ class Whole:
             session=Session(expiry_s=600, will_delay_s=2, reconnect_min_s=0.1, reconnect_max_s=0.5),
             logging=Logging("debug"),
         )
-        self._start(name, "device", chosen)
 
     def kill(self, name: str) -> None:
-        """SIGKILL the process `name` ("broker", "server", "gateway-1" or a device) by its PID."""
+        """SIGKILL the process `name` ("broker", "server", a gateway or a device) by its PID."""
         child = self._running[name]
         assert child.process.poll() is None, f"{name} had ended by itself"
         child.stopped = True
@@ -165,12 +178,9 @@ class Whole:
 
     def restart(self, name: str) -> None:
         """Start a process again that was killed."""
-        starters: dict[str, Callable[[], None]] = {
-            "broker": self.start_broker,
-            "server": self.start_server,
-            "gateway-1": self.start_gateway,
-        }
-        starters.get(name, lambda: self.start_device(name))()
+        starters: dict[str, Callable[[], None]] = {"broker": self.start_broker, "server": self.start_server}
+        start = self.start_gateway if name in self.gateways else self.start_device
+        starters.get(name, lambda: start(name))()
 
     def stop(self, *names: str) -> None:
         """SIGTERM to all of `names`, then wait: each must end with exit code 0."""
@@ -192,8 +202,12 @@ class Whole:
         path = self.folder / f"{name}.toml"
         path.write_text(settings.to_toml(chosen, show_secrets=True), encoding="utf-8")
         module = {"server": "server", "gateway": "gateway", "device": "edge_client"}[role]
-        command = [sys.executable, "-m", f"{module}.command", "--config", str(path)]
+        command = [*self.before(name), sys.executable, "-m", f"{module}.command", "--config", str(path)]
         self._running[name] = self._processes.start(name, role, command, self.log(name))
+
+    def before(self, name: str) -> list[str]:  # noqa: ARG002 - others put `name` elsewhere
+        """What comes before the command line of the process `name`; it must end in an exec of the rest."""
+        return []
 
     def _account(self, name: str, port: int | None = None) -> Broker:
         return Broker(port=port or self.broker.port, username=name, password=f"secret-{name}", keepalive_s=10)
