@@ -81,6 +81,7 @@ def _run(options: Options, data: Split | None, processes: Processes, screen: Scr
     fleet = Fleet(plan, binary, processes)
     with screen.working("Starting broker, server and gateway"):
         fleet.start()
+    screen.say(f"Passwords without TLS, as all of it stays on loopback. The fleet's page: {fleet.page}")
     username, password = fleet.observer_account
     with Observer(fleet.broker.port, username, password, FLEET, list(plan.sources)) as observer:
         fleet.start_devices()

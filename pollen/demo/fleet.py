@@ -52,6 +52,8 @@ class Fleet:
         roles: dict[str, mosquitto.Role] = {GATEWAY: "gateway", OBSERVER: "observer"}
         accounts = [Account(name, self._passwords[name], roles.get(name, "device")) for name in names]
         self.broker = Mosquitto(binary, self.state / "broker", fleet=FLEET, accounts=accounts)
+        self._page_port = free_port()
+        self.page = f"http://{HOST}:{self._page_port}/"
         self.cut: NetworkCut | None = None
         self.devices: dict[str, Child] = {}
 
@@ -112,6 +114,7 @@ class Fleet:
             "bundle": self.plan.bundle.resolve(),
             "state_dir": (self.state / "server").resolve(),
             "listen": {"host": HOST, "port": port},
+            "http": {"host": HOST, "port": self._page_port},
             "merge": {"rule": "fedasync", "options": {"alpha": 0.5, "staleness": "polynomial"}},
             "task": {"config": self.plan.tasks},
             "limits": {"update_bytes": UPDATE_BYTES},
