@@ -13,7 +13,7 @@ class Backoff:
     waits only once it has lasted `most_s`: one that is accepted and thrown out again must not be retried hot.
     """
 
-    def __init__(self, first_s: float = 0.25, most_s: float = 15.0) -> None:
+    def __init__(self, first_s: float = 0.25, most_s: float = 5.0) -> None:
         self._first_s = first_s
         self._most_s = most_s
         self._bound_s = first_s
