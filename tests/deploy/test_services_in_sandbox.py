@@ -101,10 +101,11 @@ def forbidden(attempt):
         return True
     return False
 
+lower = os.getpriority(os.PRIO_PROCESS, 0) + 1
 print(json.dumps({
     "asks the clock": kernel_synchronised() is not None,
     "sets the clock": not forbidden(lambda: time.clock_settime(time.CLOCK_REALTIME, time.time())),
-    "lowers its priority": not forbidden(lambda: os.setpriority(os.PRIO_PROCESS, 0, 1)),
+    "lowers its priority": not forbidden(lambda: os.setpriority(os.PRIO_PROCESS, 0, lower)),
     "writes elsewhere": not forbidden(lambda: open("/var/tmp/pollen-probe", "w")),
     "sends raw packets": not forbidden(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)),
 }))

@@ -191,7 +191,7 @@ def garbled() -> RecordDict:
         (lambda: answered([ZEROS[0], np.full(3, 1e300)]), "'1' holds a number that is not finite"),
         (lambda: answered(ZEROS, samples=2.5), "num_examples is of type float"),
         (lambda: answered(ZEROS, samples=[1, 2]), "num_examples is of type list"),
-        (lambda: answered(ZEROS, samples=0), "at least 1"),
+        (lambda: answered(ZEROS, samples=0), "needs 1 to"),
         (garbled, "no answer to a train message"),
         (RecordDict, "no answer to a train message"),
     ],

@@ -206,7 +206,7 @@ def garbled(message: Message) -> RecordDict:
         (lambda _: reply(ArrayRecord([np.zeros(3, np.float32)])), "1 arrays, the model has 2 tensors"),
         (lambda m: reply(moved(m), **{"num-examples": 2.5}), "needs 'num-examples', a whole number"),
         (lambda m: reply(moved(m), **{"num-examples": [1]}), "needs 'num-examples', a whole number"),
-        (lambda m: reply(moved(m), **{"num-examples": 0}), "at least 1"),
+        (lambda m: reply(moved(m), **{"num-examples": 0}), "needs 1 to"),
         (lambda m: reply(moved(m, float("nan"))), "'layer.weight' holds a number that is not finite"),
         (garbled, "no answer to a train message"),
     ],

@@ -1,6 +1,7 @@
 """kill -9 of each part in the middle of a run: every update a device made is merged, and none twice."""
 
 import random
+import signal
 import time
 from collections.abc import Callable
 
@@ -30,11 +31,17 @@ class Killing:
         """Kill `name` at a random moment, or, `aimed`, at once when an update is seen to wait for its receipt."""
         owners = (name,) if name in DEVICES else DEVICES
         time.sleep(self._chance.uniform(0.0, 0.5))
+        # A receipt takes 20 ms: for a single device the server has to stand still, or the kill is too late for it.
+        still = aimed and name in DEVICES
+        if still:
+            self._whole.signal("server", signal.SIGSTOP)
         if aimed:
             self._whole.wait_for(lambda: self._whole.in_flight(*owners), 20, "an update in flight")
         self._whole.kill(name)
         self.kills += 1
         self.in_flight.append(self._whole.in_flight(*owners))
+        if still:
+            self._whole.signal("server", signal.SIGCONT)
 
     def restart(self, name: str, *, more: int = 8) -> None:
         """Start `name` again, at once or after a while; merging must go on, with everyone's part in it."""

@@ -176,6 +176,10 @@ class Whole:
         child.process.kill()
         child.process.wait()
 
+    def signal(self, name: str, number: int) -> None:
+        """Send a signal to the process `name`."""
+        self._running[name].process.send_signal(number)
+
     def restart(self, name: str) -> None:
         """Start a process again that was killed."""
         starters: dict[str, Callable[[], None]] = {"broker": self.start_broker, "server": self.start_server}
