@@ -5,9 +5,8 @@ list of frames, each `[kind, field, …]`: whatever is waiting goes together, si
 frame. Device payloads pass through as they came from the broker.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass
-from queue import Empty, SimpleQueue
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pollen import cbor
@@ -98,7 +97,11 @@ _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
 
 def encode(frames: Iterable[Frame]) -> bytes:
     """One gRPC message that holds `frames`, in order."""
-    return cbor.encode([[_NAMES[type(frame)], *astuple(frame)] for frame in frames])
+    return cbor.encode([[_NAMES[type(frame)], *_fields(frame)] for frame in frames])
+
+
+def _fields(frame: Frame) -> list[Any]:
+    return [getattr(frame, name) for name in type(frame).__annotations__]  # astuple would cost as much as all the rest
 
 
 def decode(message: bytes) -> list[Frame]:
@@ -126,24 +129,6 @@ def _decode_frame(item: Any) -> Frame:
             raise MessageError(f"bridge: field {name!r} of a {item[0]} frame has the wrong type")
     frame: Frame = kind(*fields)
     return frame
-
-
-def batches(queue: "SimpleQueue[Frame | None]") -> Iterator[bytes]:
-    """Encoded batches of what `queue` holds, each up to about `BATCH_BYTES` and `BATCH_FRAMES`, until it gives None."""
-    while (frame := queue.get()) is not None:
-        batch = [frame]
-        size = frame_bytes(frame)
-        while size < BATCH_BYTES and len(batch) < BATCH_FRAMES:
-            try:
-                frame = queue.get_nowait()
-            except Empty:
-                break
-            if frame is None:
-                yield encode(batch)
-                return
-            batch.append(frame)
-            size += frame_bytes(frame)
-        yield encode(batch)
 
 
 def frame_bytes(frame: Frame) -> int:

@@ -12,6 +12,7 @@ from pollen.settings import SECRET
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _NO_CHECK_TIME: Final = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, X509_VERIFY_PARAM_set_flags(3)
 _HANDSHAKE_S: Final = 10.0
+MOST_KEEPALIVE_S: Final = 65_535  # two bytes (MQTT 5, section 3.1.2.10); 0 would never notice a dead connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class Broker:
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
             raise ValueError(f"port = {self.port} must be from 1 to 65535")
+        if not 1 <= self.keepalive_s <= MOST_KEEPALIVE_S:
+            raise ValueError(f"keepalive_s = {self.keepalive_s} must be from 1 to {MOST_KEEPALIVE_S}")
         if (self.certificate is None) != (self.key is None):
             raise ValueError("certificate and key belong together; set both or neither")
 

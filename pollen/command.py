@@ -4,7 +4,7 @@ import sys
 from importlib.metadata import EntryPoint, entry_points
 
 from pollen import __version__, logs
-from pollen.errors import PollenError, SettingsError
+from pollen.errors import PollenError, SettingsError, missing_package
 
 GROUP = "pollen.commands"
 
@@ -22,6 +22,19 @@ SUMMARIES = {
     "revoke": "lock a device out, without restarting the broker",
     "sign-key": "make the keys of signed models",
     "tail": "show a fleet's messages as they pass, decoded",
+}
+
+# What brings the packages that a command needs beyond the project's own.
+EXTRAS = {
+    "ca": "authority",
+    "compile": "compiler",
+    "export": "compiler",
+    "inference": "compiler",
+    "model": "server",
+    "plot": "server",
+    "revoke": "authority",
+    "sign-key": "signing",
+    "tail": "gateway",
 }
 
 
@@ -50,10 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {logs.one_line(str(error))}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
-        print(
-            f"error: pollen {words[0]} needs package {error.name!r}; install it: pip install 'pollen-fl[demo]'",
-            file=sys.stderr,
-        )
+        print(missing_package(f"pollen {words[0]}", EXTRAS.get(words[0], "demo"), error), file=sys.stderr)
         return 1
     return code
 

@@ -40,6 +40,11 @@ class InterpreterError(PollenError):
     """No usable TensorFlow Lite interpreter, or it refused the graph."""
 
 
+def missing_package(program: str, extra: str, error: ModuleNotFoundError) -> str:
+    """One line on a package that `program` needs and that the project's `extra` brings."""
+    return f"error: {program} needs package {error.name!r}; install it: pip install 'pollen-fl[{extra}]'"
+
+
 class StoreError(PollenError):
     """A state file (SQLite) is damaged, newer than this software, or can't be written."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from pollen import __version__, logs, settings
-from pollen.errors import PollenError, SettingsError
+from pollen.errors import PollenError, SettingsError, missing_package
 
 LOG = logging.getLogger("pollen")
 
@@ -124,6 +124,9 @@ def run(
         return 2
     except PollenError as error:
         sys.stderr.write(f"error: {logs.one_line(str(error))}\n")
+        return 1
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"{missing_package(name, name.removeprefix('pollen-'), error)}\n")
         return 1
     return 0
 

@@ -7,12 +7,12 @@ issued/NAME.pem, issued/NAME.key
 registry.sqlite what was issued, the source of crl.pem
 """
 
+import contextlib
 import datetime
 import difflib
 import shutil
 import tempfile
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -117,12 +117,14 @@ class Authority:
 
         Raises PollenError when the list can't be read.
         """
-        try:
-            crl = x509.load_pem_x509_crl(self.crl.read_bytes())
-        except (OSError, ValueError) as error:
-            raise PollenError(f"{self.crl}: can't be read; write it again with `pollen ca crl`") from error
+        crl = self._read_crl()
         assert crl.next_update_utc is not None  # noqa: S101  # as `revocation_list` makes them
         return crl.next_update_utc
+
+    def crl_made(self) -> tuple[int, datetime.datetime]:
+        """The number of its newest revocation list, and when that was made (UTC)."""
+        with self._registry() as registry:
+            return registry.newest_list()
 
     @property
     def ca(self) -> Path:
@@ -196,26 +198,48 @@ class Authority:
             self._write_crl(registry, days)
 
     def entries(self, name: str | None = None) -> list[Entry]:
-        """Every certificate ever issued, or those of `name` alone; by name, the newest last."""
+        """Every certificate ever issued, or those of `name` alone; by name, the newest last.
+
+        A revocation list that lacks some of them, as a kill between books and list leaves it, is written again first.
+        """
         with self._registry() as registry:
+            self._mend_crl(registry)
             return registry.entries(name)
+
+    def _read_crl(self) -> x509.CertificateRevocationList:
+        try:
+            return x509.load_pem_x509_crl(self.crl.read_bytes())
+        except (OSError, ValueError) as error:
+            raise PollenError(f"{self.crl}: can't be read; write it again with `pollen ca crl`") from error
+
+    def _mend_crl(self, registry: Registry) -> None:
+        try:
+            listed = {entry.serial_number for entry in self._read_crl()}
+        except PollenError:
+            listed = None
+        if listed is None or not {serial for serial, _ in registry.revoked()} <= listed:
+            self._write_crl(registry)
 
     def _write_crl(self, registry: Registry, days: int | None = None) -> None:
         # A broker refuses the whole fleet over a list that was to be renewed by now. The list goes to the broker by the
         # operator's hand, so an early end would protect from nobody; it holds as long as the authority does.
         now = datetime.datetime.now(datetime.UTC)
-        revoked = [(entry.serial, entry.revoked_at) for entry in registry.entries() if entry.revoked_at is not None]
         crl = certificates.revocation_list(
             (self.certificate, self._key),
-            revoked,
+            registry.revoked(),
             registry.next_list_number(now),
             now=now,
             next_update=self.until if days is None else min(self.until, now + datetime.timedelta(days=days)),
         )
         atomic.write(self.crl, crl.public_bytes(PEM), 0o644)
 
-    def _registry(self) -> AbstractContextManager[Registry]:
-        return Registry.open(self.folder / "registry.sqlite")
+    @contextlib.contextmanager
+    def _registry(self) -> Iterator[Registry]:
+        try:
+            with Registry.open(self.folder / "registry.sqlite") as registry:
+                yield registry
+        except OSError as error:
+            raise PollenError(f"{self.folder}: can't be written ({error.strerror}); then do it again") from error
 
 
 def _check_days(days: int) -> None:

@@ -1,4 +1,4 @@
-"""Ask the server, by its HTTP API, to block a device."""
+"""Ask the server, by its HTTP API, to block a device or to let it in again."""
 
 import http.client
 import json
@@ -14,8 +14,8 @@ _DEADLINE_S: Final = 10.0
 _MOST_BYTES: Final = 64 * 1024
 
 
-def block(server: str, device: str, token: str, ca: Path) -> bool:
-    """Block `device` at the server with the URL `server`; whether it was not blocked before.
+def set_blocked(server: str, device: str, token: str, ca: Path, *, blocked: bool) -> bool:
+    """Have the server with the URL `server` block `device`, or unblock it; whether that changed anything.
 
     Over https the server's certificate is one of the authority `ca`, or of the system's. Raises SettingsError for a URL
     that can't be used, PollenError when the server can't be reached or refuses.
@@ -36,7 +36,7 @@ def block(server: str, device: str, token: str, ca: Path) -> bool:
             connection = http.client.HTTPConnection(host, url.port, timeout=_DEADLINE_S)
         connection.request(
             "POST",
-            f"{url.path.rstrip('/')}/api/devices/{quote(device, safe='')}/block",
+            f"{url.path.rstrip('/')}/api/devices/{quote(device, safe='')}/{'block' if blocked else 'unblock'}",
             headers={"Authorization": f"Bearer {token}", "Content-Length": "0"},
         )
         response = connection.getresponse()
@@ -46,7 +46,7 @@ def block(server: str, device: str, token: str, ca: Path) -> bool:
         raise PollenError(f"{server} can't be asked: {error or type(error).__name__}") from error
     try:
         told = json.loads(answer)
-        if response.status == http.client.OK and told["blocked"]:
+        if response.status == http.client.OK and told["blocked"] is blocked:
             return bool(told.get("changed", True))
         reason = told["error"]
     except (ValueError, KeyError, TypeError):

@@ -97,8 +97,8 @@ def _issue(arguments: argparse.Namespace) -> None:
         print(f"{issued.certificate} and {issued.key}: {name}, {issued.role}, until {issued.not_after:%Y-%m-%d}")
         if revoked_before and not arguments.replace:
             print(
-                f"{name} was revoked before: the broker denies that name everything until the lines `user {name}` and\n"
-                "`topic deny #` are taken out of its access-rules, and the server until it is unblocked there"
+                f"{name} was revoked before: broker and server refuse that name until\n"
+                f"  pollen revoke {name} --readmit --ca {arguments.dir} --broker … --server …"
             )
     if arguments.replace:
         print(
@@ -109,6 +109,7 @@ def _issue(arguments: argparse.Namespace) -> None:
 def _list(authority: Authority, *, as_json: bool) -> None:
     entries = list({entry.name: entry for entry in authority.entries()}.values())
     now = datetime.now(UTC)
+    number, made = authority.crl_made()
     if as_json:
         rows = [
             {name: value.isoformat() if isinstance(value, datetime) else value for name, value in asdict(entry).items()}
@@ -118,6 +119,8 @@ def _list(authority: Authority, *, as_json: bool) -> None:
         about = {
             "fleet": authority.fleet,
             "not_after": authority.until.isoformat(),
+            "crl_number": number,
+            "crl_made": made.isoformat(),
             "crl_next_update": authority.crl_until().isoformat(),
             "certificates": rows,
         }
@@ -131,8 +134,9 @@ def _list(authority: Authority, *, as_json: bool) -> None:
             f"{entry.name:<{width}}  {entry.role:<8}  {f'{entry.serial:x}'[:8]}  {entry.not_after:%Y-%m-%d}"
             f"  {_state(entry, now)}"
         )
-    for what, until in (("authority", authority.until), ("revocation list", authority.crl_until())):
-        print(f"{what} of {authority.fleet}: until {until:%Y-%m-%d}{_warning(until, now)}")
+    lists = f"revocation list {number}, of {made:%Y-%m-%d %H:%M} UTC"
+    for what, until in ((f"authority of {authority.fleet}", authority.until), (lists, authority.crl_until())):
+        print(f"{what}: until {until:%Y-%m-%d}{_warning(until, now)}")
 
 
 def _state(entry: Entry, now: datetime) -> str:

@@ -101,6 +101,20 @@ class Registry:
             cursor = self._connection.execute("INSERT INTO revocation_lists (made_at) VALUES (?)", (now.timestamp(),))
         return cast(int, cursor.lastrowid)
 
+    def revoked(self) -> list[tuple[int, datetime.datetime]]:
+        """The serial numbers of the revoked certificates, and since when."""
+        rows = self._connection.execute(
+            "SELECT serial, revoked_at FROM certificates WHERE revoked_at IS NOT NULL ORDER BY number"
+        )
+        return [(int(serial), _utc(since)) for serial, since in rows]
+
+    def newest_list(self) -> tuple[int, datetime.datetime]:
+        """The number of the newest revocation list, and when it was made."""
+        number, made_at = self._connection.execute(
+            "SELECT number, made_at FROM revocation_lists ORDER BY number DESC LIMIT 1"
+        ).fetchone()
+        return int(number), _utc(made_at)
+
     def role(self, name: str) -> Role | None:
         """The role of `name`, None when it was never issued."""
         row = self._connection.execute("SELECT role FROM names WHERE name = ?", (name,)).fetchone()

@@ -14,7 +14,7 @@ from pollen.settings import SECRET
 Role = Literal["device", "gateway", "observer"]
 
 NOBODYS: Final = "topic deny #"
-_REVOKED: Final = re.compile(rf"^user (\S+)\n{re.escape(NOBODYS)}$", re.MULTILINE)
+_REVOKED: Final = re.compile(rf"(?:^\n)?^user (\S+)[ \t\r]*\n{re.escape(NOBODYS)}[ \t\r]*(?:\n|\Z)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,19 @@ def rules(fleet: str, accounts: Sequence[Account], *, certificates: bool, revoke
 def revoked(path: Path) -> list[str]:
     """Who is denied everything by the rules in the file at `path`; nobody when it isn't there."""
     try:
-        return _REVOKED.findall(path.read_text(encoding="utf-8"))
+        return _REVOKED.findall(path.read_text(encoding="utf-8", errors="replace"))
     except FileNotFoundError:
         return []
+
+
+def revoke(rules: str, name: str) -> str:
+    """The rules with one that denies `name` everything."""
+    return rules if name in _REVOKED.findall(rules) else f"{rules}\nuser {name}\n{NOBODYS}\n"
+
+
+def readmit(rules: str, name: str) -> str:
+    """The rules without those that deny `name` everything."""
+    return _REVOKED.sub(lambda block: "" if block[1] == name else block[0], rules)
 
 
 def _models(fleet: str) -> str:

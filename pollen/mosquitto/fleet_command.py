@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import secrets
 import sys
 from pathlib import Path
 from typing import Final
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=_MESSAGE_BYTES,
         metavar="N",
-        help="the largest message; larger ones go in parts; default %(default)s",
+        help="the largest message; default %(default)s",
     )
     parser.add_argument(
         "--at", type=Path, metavar="DIR", help="where the files will be on the broker's machine; default: -o"
@@ -156,11 +157,14 @@ def _next_steps(output: Path, fleet: Fleet, checked: Checked) -> list[str]:
     if fleet.folder != output:
         lines.append(f"  copy {output}/ to {fleet.folder}/")
         lines.append(f"  chown -R root:{fleet.user} {fleet.folder} && chmod -R u=rwX,g=rX,o= {fleet.folder}")
-    descriptors = (fleet.limits.connections or 0) + _DESCRIPTORS_BESIDES
+    # After a power cut dead connections stay beside new ones for a while.
+    descriptors = 2 * (fleet.limits.connections or 0) + _DESCRIPTORS_BESIDES
     return [
         *lines,
         f"  give the service LimitNOFILE={descriptors}: deploy/systemd/mosquitto.service.d/pollen.conf has more",
         f"  ln -sf {fleet.folder}/mosquitto.conf /etc/mosquitto/mosquitto.conf",
         "  systemctl daemon-reload && systemctl restart mosquitto",
+        "In gateway.toml of every gateway, and nowhere else, unless they have one (a device that knows it can join):",
+        f'  group = "{secrets.token_hex(16)}"',
         f"Lock a device out, at any time: pollen revoke DEVICE (the broker's folder: {fleet.folder}).",
     ]

@@ -55,22 +55,21 @@ def write(output: Path, fleet: Fleet) -> Checked:
     accounts += [Account(name, "", "observer") for name in fleet.observers]
     access.check(accounts, certificates=True)
     checked = certificate_check.check(fleet.tls)
-    rules = access.rules(
-        fleet.name, accounts, certificates=True, revoked=access.revoked(output / configuration.ACCESS_RULES)
-    )
     files = {
         CA: fleet.tls.ca.read_bytes(),
         CERTIFICATE: fleet.tls.certificate.read_bytes(),
         KEY: fleet.tls.key.read_bytes(),
-        configuration.ACCESS_RULES: rules.encode(),
         configuration.CONFIGURATION: _configuration(fleet).encode(),
     }
     if fleet.tls.crl is not None:
         files[CRL] = fleet.tls.crl.read_bytes()
     try:
         mode = _make(output, fleet.user)
-        for name, content in files.items():
-            owned_file.replace(output / name, content, mode)
+        with owned_file.locked(output):
+            gone = access.revoked(output / configuration.ACCESS_RULES)
+            rules = access.rules(fleet.name, accounts, certificates=True, revoked=gone)
+            for name, content in (files | {configuration.ACCESS_RULES: rules.encode()}).items():
+                owned_file.replace(output / name, content, mode)
     except OSError as error:
         raise PollenError(f"{output}: can't be written ({error.strerror})") from error
     return checked

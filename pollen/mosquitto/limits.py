@@ -44,7 +44,7 @@ class Limits:
             queued_bytes=min(max(64 * 1024**2, message_bytes, 2 * devices * update_bytes), _MOST_QUEUED_BYTES),
             inflight=1000,
             # A client that comes back before its old connection is found dead takes that one's place, so there is
-            # little to add; what is left keeps a stranger with a valid certificate from using up descriptors.
+            # little to add. Mosquitto 2.0 miscounts, docs/broker.md: against strangers the service's LimitNOFILE holds.
             connections=devices + devices // 10 + services + 16,
             keepalive_s=300,
             session_expiry_s=7 * 24 * 3600,

@@ -1,9 +1,23 @@
-"""Replace a file of the broker's that somebody else, root above all, is writing."""
+"""Files of the broker's that somebody else, root above all, is writing: whole, its own, and one writer at a time."""
 
+import contextlib
+import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from pollen import atomic
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """For the block, nobody else has `folder`: two revocations at once would undo one another. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def replace(path: Path, content: bytes, mode: int) -> None:
@@ -13,13 +27,5 @@ def replace(path: Path, content: bytes, mode: int) -> None:
     """
     before = path.stat() if path.exists() else None
     owner = before or path.parent.stat()
-    fresh = path.with_name(f".{path.name}.fresh")
-    try:
-        atomic.write(fresh, content, before.st_mode & 0o777 if before is not None else mode)
-        made = fresh.stat()
-        if (made.st_uid, made.st_gid) != (owner.st_uid, owner.st_gid):
-            os.chown(fresh, owner.st_uid, owner.st_gid)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
-    atomic.flush_folder(path.parent)
+    kept = mode if before is None else before.st_mode & 0o777
+    atomic.write(path, content, kept, (owner.st_uid, owner.st_gid))

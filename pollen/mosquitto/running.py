@@ -114,7 +114,7 @@ class Mosquitto:
 
     def reload(self) -> None:
         """Have it read access rules, passwords, certificates and revocations again; connections stay."""
-        hangup.send(self.process.pid)
+        hangup.send(self.process.pid, HOST, self.port)
 
     def __enter__(self) -> Self:
         self.start()

@@ -20,6 +20,7 @@ from tests.server.web.serving import free_port
 
 PROJECT = Path(__file__).parents[2]
 PASSWORD, SERVER_TOKEN, GATEWAY_TOKEN = "pass-7f3a9c", "server-token-5b1d7e2a", "gateway-token-9c4e1f6b"
+GROUP = "group-2e8d4a"
 WAIT_S = 60.0
 SERVER = """fleet = "garden"
 bundle = "small.bundle"
@@ -40,6 +41,7 @@ level = "debug"
 """
 GATEWAY = """fleet = "garden"
 name = "gateway-1"
+group = "{group}"
 [broker]
 port = {broker}
 username = "gateway-1"
@@ -73,7 +75,7 @@ def authority(tmp_path: Path) -> Authority:
 def secrets(authority: Authority) -> list[str]:
     """What must not be found: of each key every line."""
     keys = [line for key in authority.folder.rglob("*.key") for line in key.read_text().splitlines()]
-    return [PASSWORD, SERVER_TOKEN, GATEWAY_TOKEN, *(line for line in keys if not line.startswith("-----"))]
+    return [PASSWORD, GROUP, SERVER_TOKEN, GATEWAY_TOKEN, *(line for line in keys if not line.startswith("-----"))]
 
 
 def found(secrets: list[str], text: str) -> list[str]:
@@ -106,7 +108,7 @@ def test_a_run_at_debug_level_shows_no_secret(
     authority: Authority, broker: Mosquitto, secrets: list[str], tmp_path: Path, wait_until: WaitUntil
 ) -> None:
     ports = {"port": free_port(), "http": free_port(), "gateway_http": free_port(), "broker": broker.port}
-    words = {"password": PASSWORD, "server_token": SERVER_TOKEN, "gateway_token": GATEWAY_TOKEN}
+    words = {"password": PASSWORD, "group": GROUP, "server_token": SERVER_TOKEN, "gateway_token": GATEWAY_TOKEN}
     (tmp_path / "server.toml").write_text(SERVER.format(**ports, **words))
     (tmp_path / "gateway.toml").write_text(GATEWAY.format(**ports, **words))
     bundle().write(tmp_path / "small.bundle")
@@ -183,6 +185,7 @@ def _ask(address: tuple[int, Path | None], method: str, path: str, token: str, w
         f'fleet = "garden"\n[http]\ntoken = {{value = "{PASSWORD}"}}\n',
         f'fleet = "garden"\n[http]\ntoken = "{PASSWORD}"\n',
         f'fleet = "garden"\nbroker = "{PASSWORD}"\n',
+        f'fleet = "garden"\ngroup = "no/name {PASSWORD}"\n',
     ],
 )
 def test_wrong_settings_are_named_without_a_secret(broken: str, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
-"""The frames between gateway and server: round trips, batches within bounds, and hostile peers."""
+"""The frames between gateway and server: round trips and hostile peers."""
 
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -30,26 +29,6 @@ frames = st.one_of(
 @given(st.lists(frames, max_size=6))
 def test_frames_come_back_in_order(sent: list[Frame]) -> None:
     assert bridge.decode(bridge.encode(sent)) == sent
-
-
-@given(st.lists(frames, min_size=1, max_size=30))
-def test_batches_hold_all_frames_in_order_until_the_end(sent: list[Frame]) -> None:
-    queue: SimpleQueue[Frame | None] = SimpleQueue()
-    for frame in [*sent, None, Hello("never", "sent", "")]:
-        queue.put(frame)
-    assert [frame for batch in bridge.batches(queue) for frame in bridge.decode(batch)] == sent
-
-
-def test_batches_are_bounded_in_bytes_and_frames() -> None:
-    queue: SimpleQueue[Frame | None] = SimpleQueue()
-    large = [Upload(number, "pi", "update", bytes(400_000)) for number in range(7)]
-    small = [Accepted((number,)) for number in range(2500)]
-    for frame in [*large, *small, None]:
-        queue.put(frame)
-    batches = list(bridge.batches(queue))
-    assert all(len(batch) <= bridge.BATCH_BYTES + 400_000 + 100 for batch in batches)
-    assert max(len(bridge.decode(batch)) for batch in batches) <= bridge.BATCH_FRAMES
-    assert [frame for batch in batches for frame in bridge.decode(batch)] == [*large, *small]
 
 
 def test_a_message_as_full_as_a_peer_may_send_is_decoded() -> None:

@@ -34,3 +34,25 @@ def test_every_command_of_this_project_has_its_word() -> None:
 def test_an_unknown_command_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["colour"]) == 2
     assert capsys.readouterr().err.startswith("error: pollen has no command 'colour'; known: ")
+
+
+def test_a_missing_package_is_told_with_the_extra_that_brings_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load() -> object:
+        raise ModuleNotFoundError("No module named 'cryptography'", name="cryptography")
+
+    entry = Entry("ca", "x:main")
+    monkeypatch.setattr(entry, "load", load, raising=False)
+    monkeypatch.setattr(command, "entry_points", lambda **_: [entry])
+    assert main(["ca", "list"]) == 1
+    assert capsys.readouterr().err.endswith("install it: pip install 'pollen-fl[authority]'\n")
+
+
+def test_every_extra_of_a_command_is_one_of_the_project() -> None:
+    import tomllib
+    from pathlib import Path
+
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert set(command.EXTRAS) <= set(command.SUMMARIES)
+    assert set(command.EXTRAS.values()) <= set(project["optional-dependencies"])

@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import time
 
 import pytest
 
@@ -202,7 +203,7 @@ def test_a_revoked_device_that_is_connected_has_no_rights_left(start, session, a
         device.subscribe("pollen/1/f/m/#")
     assert revoked_one.publish("pollen/1/f/d/device-1/update") != NOT_AUTHORISED
     done = revoke(broker.folder, "device-1", authority.crl)
-    assert (done.denied, done.pid) == (True, broker.process.pid)
+    assert (done.changed, done.pid) == (True, broker.process.pid)
     wait_until(
         lambda: revoked_one.publish("pollen/1/f/d/device-1/update") == NOT_AUTHORISED, WAIT_S, "its updates are refused"
     )
@@ -352,13 +353,27 @@ def test_what_is_no_revocation_list_is_not_taken_over(content, start, authority,
     assert (authority.crl.read_bytes(), (broker.folder / "access-rules").read_bytes()) == before
 
 
+def test_a_revocation_during_a_reload_is_not_forgotten(start, session, wait_until):
+    broker = start()
+    rules = broker.folder / "access-rules"
+    device = session(broker, "device-1")
+    many = "".join(f"\nuser gone-{number}\ntopic deny #\n" for number in range(10_000))
+    rules.write_text(rules.read_text(encoding="ascii") + many, encoding="ascii")
+    broker.reload()
+    reloaded(broker, wait_until)  # it has begun, and takes a second
+    revoke(broker.folder, "device-1", None)
+    wait_until(
+        lambda: device.publish("pollen/1/f/d/device-1/vitals") == NOT_AUTHORISED, WAIT_S, "Mosquitto has read that too"
+    )
+
+
 def test_revoking_twice_does_no_harm_and_tells_the_broker_again(start, authority, wait_until):
     broker = start()
     before = (broker.folder / "access-rules").read_text(encoding="ascii")
-    assert revoke(broker.folder, "device-1", None).denied
+    assert revoke(broker.folder, "device-1", None).changed
     once = (broker.folder / "access-rules").read_text(encoding="ascii")
     again = revoke(broker.folder, "device-1", None)
-    assert (again.denied, again.pid) == (False, broker.process.pid)
+    assert (again.changed, again.pid) == (False, broker.process.pid)
     assert (broker.folder / "access-rules").read_text(encoding="ascii") == once
     assert once == before + "\nuser device-1\ntopic deny #\n"
 
@@ -369,12 +384,16 @@ def test_only_a_name_can_be_revoked(name, start):
         revoke(start().folder, name, None)
 
 
-def test_the_limits_hold_with_certificates_too(start, session):
-    broker = start(Limits(message_bytes=1_000_000, inflight=77, connections=2, keepalive_s=100))
-    first = session(broker, "device-1", keepalive_s=3000)
-    properties = first.connected[0][1]
-    assert (properties.ReceiveMaximum, properties.MaximumPacketSize) == (77, 1_000_000 + 64 * 1024)
-    assert properties.ServerKeepAlive == 100
-    assert session(broker, "device-2").connected[0][0] == 0
-    assert session(broker, "ops").connected == [], "the third of two connections"
-    first.close()
+def test_connections_that_end_in_the_handshake_lift_the_limit_on_connections(start, session, wait_until):
+    broker = start(Limits(connections=1))
+
+    def two_get_in_after_a_stranger():
+        with socket.create_connection((HOST, broker.port), WAIT_S):
+            time.sleep(0.05)  # it counts once it was accepted, before it sends or ends
+        clients = [session(broker, name) for name in ("device-1", "device-2")]
+        for client in clients:
+            client.close()
+        return all(client.connected for client in clients)
+
+    # Mosquitto 2.0.11; docs/broker.md warns of it. Once this fails, the warning can go.
+    wait_until(two_get_in_after_a_stranger, WAIT_S, "two connections of one")

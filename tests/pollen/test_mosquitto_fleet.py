@@ -5,10 +5,7 @@ import os
 import pwd
 import re
 import shutil
-import signal
-import socket
 import stat
-import subprocess
 import tempfile
 from pathlib import Path
 
@@ -19,67 +16,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from firmware_scripts.authority.authority import Authority
 from pollen import command
-from pollen.errors import SettingsError
-from pollen.mosquitto import access
 from pollen.mosquitto.limits import Limits
 from pollen.mosquitto.revocation import revoke
+from tests.pollen.broker_folder import HOST, free_port, options_of
 from tests.pollen.expired_list import write_expired_list
 from tests.pollen.mqtt_session import NOT_AUTHORISED, WAIT_S, Session, context_of
-
-HOST = "127.0.0.1"
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    made = Authority.create(tmp_path_factory.mktemp("authority") / "ca", "f")
-    made.issue("broker", "broker", hosts=[HOST, "broker.example"])
-    made.issue("server", "server", hosts=[HOST])
-    for name, role in (("device-1", "device"), ("device-2", "device"), ("gateway-1", "gateway"), ("ops", "observer")):
-        made.issue(name, role)
-    return made
-
-
-@pytest.fixture
-def arguments(authority, tmp_path):
-    """The command line's words, with `changes` to the options; None leaves one out."""
-
-    def words(output=None, **changes):
-        issued = authority.folder / "issued"
-        options = {
-            "fleet": "f",
-            "ca": authority.ca,
-            "certificate": issued / "broker.pem",
-            "key": issued / "broker.key",
-            "crl": authority.crl,
-            "gateway": "gateway-1",
-            "observer": "ops",
-            "state": tmp_path / "state",
-            "user": pwd.getpwuid(os.geteuid()).pw_name,
-        } | changes
-        given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
-        return ["broker-config", *given, "-o", str(output or tmp_path / "broker")]
-
-    return words
-
-
-@pytest.fixture
-def run(mosquitto_binary, tmp_path, wait_until):
-    """Starts Mosquitto on a folder as it is, as `user`; they are ended after the test."""
-    started = []
-
-    def start(folder, port, user=None):
-        errors = (tmp_path / f"errors-{len(started)}").open("wb")
-        started.append(
-            subprocess.Popen([mosquitto_binary, "-c", folder / "mosquitto.conf"], stderr=errors, user=user, group=user)
-        )
-        errors.close()
-        wait_until(lambda: b"running" in (tmp_path / f"errors-{len(started) - 1}").read_bytes(), WAIT_S, "it runs")
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.terminate()
-        process.wait(WAIT_S)
 
 
 @pytest.fixture
@@ -95,22 +36,11 @@ def session(authority, wait_until):
         one.close()
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]
-
-
-def options_of(path):
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return dict(line.split(" ", 1) for line in lines if line and not line.startswith("#"))
-
-
 def test_what_it_writes_runs_unchanged_and_enforces_the_limits(arguments, run, session, tmp_path, wait_until):
     port = free_port()
     (tmp_path / "state").mkdir()
     assert command.main(arguments(listen=f"{HOST}:{port}", devices=100, message_bytes=1_000_000)) == 0
-    process = run(tmp_path / "broker", port)
+    process = run(tmp_path / "broker" / "mosquitto.conf")
     device, gateway = session(port, "device-1", keepalive_s=3600), session(port, "gateway-1")
     properties = device.connected[0][1]
     assert properties.ReceiveMaximum == 1000
@@ -143,7 +73,7 @@ def test_it_runs_as_debians_service_user(starter, arguments, run, session, wait_
         assert command.main(arguments(output, listen=f"{HOST}:{port}", state=state, user="mosquitto")) == 0
         assert stat.S_IMODE((output / "broker.key").stat().st_mode) == 0o640
         assert (output / "broker.key").stat().st_gid == account.pw_gid
-        process = run(output, port, None if starter == "root" else "mosquitto")
+        process = run(output / "mosquitto.conf", None if starter == "root" else "mosquitto")
         assert session(port, "device-1").publish("pollen/1/f/d/device-1/state") != NOT_AUTHORISED
         assert Path(f"/proc/{process.pid}").stat().st_uid == account.pw_uid
         revoke(output, "device-1", None)
@@ -198,56 +128,10 @@ def test_it_says_what_it_wrote_and_what_to_do_next(arguments, capsys):
         "pollen revoke",
     ):
         assert part.lower() in told.lower(), part
+    assert re.search(r'^  group = "[0-9a-f]{32}"$', told, re.MULTILINE)
     with pytest.raises(SystemExit, match="0"):
         command.main(["broker-config", "--help"])
     assert "examples:" in capsys.readouterr().out
-
-
-def test_who_was_revoked_stays_so_when_it_is_run_again(arguments, tmp_path, capsys):
-    output = tmp_path / "broker"
-    assert command.main(arguments()) == 0
-    revoke(output, "device-1", None)
-    revoke(output, "gateway-1", None)
-    assert command.main(arguments(gateway="gateway-2", devices=5000)) == 0
-    assert access.revoked(output / "access-rules") == ["device-1", "gateway-1"]
-    rules = (output / "access-rules").read_text(encoding="utf-8")
-    assert "user gateway-2" in rules
-    assert options_of(output / "mosquitto.conf")["max_connections"] == "5518"
-    again = (output / "access-rules").read_bytes()
-    assert command.main(arguments(gateway="gateway-2", devices=5000)) == 0
-    assert (output / "access-rules").read_bytes() == again
-
-
-def test_a_revocation_takes_the_list_to_a_copy_of_the_folder_and_says_what_to_do(arguments, authority, tmp_path):
-    assert command.main(arguments(at="/etc/mosquitto/pollen")) == 0
-    output = tmp_path / "broker"
-    options = options_of(output / "mosquitto.conf")
-    assert options["crlfile"] == "/etc/mosquitto/pollen/crl.pem"
-    assert options["acl_file"] == "/etc/mosquitto/pollen/access-rules"
-    (output / "crl.pem").write_bytes(b"older")
-    done = revoke(output, "device-1", authority.crl)
-    assert (done.crl, done.pid) == (output / "crl.pem", None)
-    assert (output / "crl.pem").read_bytes() == authority.crl.read_bytes()
-    assert revoke(output, "device-1", authority.crl).crl is None
-
-
-def test_no_other_process_is_signalled(arguments, tmp_path):
-    (tmp_path / "state").mkdir()
-    assert command.main(arguments()) == 0
-    caught = []
-    before = signal.signal(signal.SIGHUP, lambda *_: caught.append(1))
-    try:
-        for content in (str(os.getpid()), "1", "no number", str(2**22 + 1)):
-            (tmp_path / "state" / "mosquitto.pid").write_text(content, encoding="ascii")
-            assert revoke(tmp_path / "broker", "device-1", None).pid is None
-    finally:
-        signal.signal(signal.SIGHUP, before)
-    assert caught == []
-
-
-def test_a_folder_that_is_no_brokers_is_told(tmp_path):
-    with pytest.raises(SettingsError, match=r"mosquitto\.conf.*pollen broker-config"):
-        revoke(tmp_path, "device-1", None)
 
 
 def test_mosquitto_2_1_gets_its_plugin_where_that_is_named_and_acl_file_otherwise(arguments, tmp_path):
@@ -258,7 +142,7 @@ def test_mosquitto_2_1_gets_its_plugin_where_that_is_named_and_acl_file_otherwis
     assert options["plugin"] == "/usr/lib/mosquitto_acl_file.so"
     assert options["plugin_opt_acl_file"] == str(output / "access-rules")
     assert "acl_file" not in options
-    assert revoke(output, "device-1", None).denied
+    assert revoke(output, "device-1", None).changed
     assert command.main(arguments(mosquitto="2.1")) == 0
     assert "acl_file" in options_of(output / "mosquitto.conf")
     for text in ("per_listener_settings", "password_file"):
@@ -366,7 +250,7 @@ def test_a_full_queue_drops_what_exceeds_it_and_nothing_else(arguments, run, ses
     assert command.main(arguments(listen=f"{HOST}:{port}", devices=1)) == 0
     configuration = tmp_path / "broker" / "mosquitto.conf"
     most = int(options_of(configuration)["max_queued_messages"])
-    run(tmp_path / "broker", port)
+    run(tmp_path / "broker" / "mosquitto.conf")
     away = session(port, "gateway-1", expiry_s=600)
     away.subscribe("$share/gateways/pollen/1/f/d/+/update")
     away.client.loop_stop()

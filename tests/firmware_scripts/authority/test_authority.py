@@ -131,6 +131,31 @@ def test_revoking_twice_changes_nothing_and_a_lost_list_comes_back(authority: Au
     assert authority.entries("pi-01")[0].revoked_at == when
 
 
+@pytest.mark.parametrize("left", ["a list without it", "none", "junk"])
+def test_a_list_that_a_kill_left_behind_is_written_by_the_next_command(authority: Authority, left: str) -> None:
+    first = authority.issue("pi-01", "device")
+    before = authority.crl.read_bytes()
+    authority.issue("pi-01", "device", replace=True)
+    if left == "none":
+        authority.crl.unlink()
+    else:
+        authority.crl.write_bytes(before if left == "a list without it" else b"junk")
+    assert len(authority.entries()) == 2
+    assert revoked(authority) == {first.serial}
+    number, made = authority.crl_made()
+    assert number == 3
+    assert abs(made - datetime.now(UTC)) < timedelta(minutes=10)
+    authority.entries()
+    assert authority.crl_made()[0] == 3, "once"
+
+
+def test_a_folder_that_cant_be_written_is_told_in_one_line(authority: Authority) -> None:
+    (authority.folder / "issued").rmdir()
+    (authority.folder / "issued").write_bytes(b"")
+    with pytest.raises(PollenError, match=r"/ca: can't be written \(.*\); then do it again"):
+        authority.issue("pi-01", "device")
+
+
 def test_revoking_a_name_that_was_never_issued_names_those_like_it(authority: Authority) -> None:
     for name in ("pi-01", "pi-02", "gateway-1"):
         authority.issue(name, "gateway" if name.startswith("g") else "device")

@@ -73,6 +73,7 @@ def test_the_table_marks_what_ends_soon(capsys: pytest.CaptureFixture[str], fold
     assert states[:2] == ["pi-01  valid", "pi-02  expires soon"]
     assert states[2].startswith("pi-03  revoked 20")
     assert told.splitlines()[4].startswith("authority of garden: until ")
+    assert told.splitlines()[5].startswith("revocation list 3, of 20")
     assert told.splitlines()[5].endswith(", RENEW IT NOW")
 
 
@@ -89,7 +90,8 @@ def test_a_name_that_was_revoked_is_issued_with_a_warning(capsys: pytest.Capture
     authority.revoke("pi-01")
     code, told, _ = run(capsys, "issue", "pi-01", "--role", "device", "--dir", folder)
     assert code == 0
-    assert "pi-01 was revoked before: the broker denies that name everything until the lines `user pi-01`" in told
+    assert "pi-01 was revoked before: broker and server refuse that name until" in told
+    assert f"pollen revoke pi-01 --readmit --ca {folder} " in told
 
 
 @pytest.mark.parametrize(

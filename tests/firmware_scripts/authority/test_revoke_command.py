@@ -127,6 +127,58 @@ def test_a_connected_device_loses_its_rights_at_once_and_cant_come_back(
     assert rules.count("user pi-01\n") == 1
 
 
+def test_a_name_that_was_revoked_is_readmitted_with_its_new_certificate_only(
+    authority: Authority,
+    broker: Mosquitto,
+    connect: Connect,
+    capfd: pytest.CaptureFixture[str],
+    wait_until: WaitUntil,
+) -> None:
+    words: list[str | Path] = ["pi-01", "--ca", authority.folder, "--broker", broker.folder]
+    rules = (broker.folder / "access-rules").read_bytes()
+    stolen = context_of(authority, "pi-01")
+    assert revoke(capfd, "pi-02", *words[1:])[0] == revoke(capfd, *words)[0] == 0
+    code, told, error = revoke(capfd, *words, "--readmit")
+    assert (code, told) == (1, "")
+    assert error.startswith("error: 'pi-01' has no certificate that stands; make one first: pollen ca issue pi-01")
+    authority.issue("pi-01", "device")
+    code, told, _ = revoke(capfd, *words, "--readmit")
+    assert code == 0
+    assert told.splitlines()[2].startswith("broker     pi-01 may connect with its new certificate; Mosquitto, process ")
+    assert (broker.folder / "access-rules").read_bytes() == rules + b"\nuser pi-02\ntopic deny #\n"
+    wait_until(lambda: broker.log.read_text().count("Reloading config.") == 3, WAIT_S, "the broker reloads")
+    assert connect("pi-01").publish(topic("pi-01", "update"), b"new") != NOT_AUTHORISED
+    thief = Session(broker.port, wait_until, tls=stolen)
+    assert thief.connected == []
+    thief.close()
+
+
+def test_another_authoritys_list_is_not_taken_to_the_broker(
+    authority: Authority, broker: Mosquitto, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    other = Authority.create(tmp_path / "other", FLEET)
+    other.issue("pi-01", "device")
+    files = tmp_path / "brokers-crl.pem", broker.folder / "access-rules"
+    before = [file.read_bytes() for file in files]
+    code, _, error = revoke(capfd, "pi-01", "--ca", other.folder, "--broker", broker.folder)
+    assert code == 1
+    assert "ca.pem: this broker trusts another authority than" in error
+    assert [file.read_bytes() for file in files] == before
+    assert "Reloading" not in broker.log.read_text()
+
+
+def test_a_broker_that_is_down_is_said_to_act_at_its_start(
+    authority: Authority, broker: Mosquitto, capfd: pytest.CaptureFixture[str]
+) -> None:
+    broker.kill()
+    code, told, _ = revoke(capfd, "pi-01", "--ca", authority.folder, "--broker", broker.folder)
+    assert code == 0
+    assert told.splitlines()[2] == (
+        "broker     pi-01 is denied every topic and can't connect again from Mosquitto's next start on: none runs here"
+        " with this folder."
+    )
+
+
 def test_what_to_copy_is_said_where_the_broker_is_elsewhere(
     authority: Authority, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,12 +209,16 @@ def test_a_gateway_is_revoked_with_a_word_about_the_server(
 
 
 def test_the_server_blocks_it_too_and_a_failure_is_no_end(
-    authority: Authority, broker: Mosquitto, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    authority: Authority,
+    broker: Mosquitto,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    wait_until: WaitUntil,
 ) -> None:
     token, wrong = tmp_path / "token", tmp_path / "wrong-token"
     token.write_text(f"{TOKEN}\n")
     wrong.write_text("not the token, but as long")
-    known = ["--ca", authority.folder, "--broker", broker.folder]
+    known: list[str | Path] = ["--ca", authority.folder, "--broker", broker.folder]
     (tmp_path / "server").mkdir()
     with Serving(tmp_path / "server") as serving:
         code, told, error = revoke(capfd, "pi-01", *known, "--server", serving.url, "--token-file", wrong)
@@ -176,6 +232,11 @@ def test_the_server_blocks_it_too_and_a_failure_is_no_end(
         assert serving.api("/api/fleet")["devices"]["blocked"] == 1
         code, told, _ = revoke(capfd, "pi-01", *known, "--server", serving.url, "--token-file", token)
         assert told.splitlines()[2] == f"server     pi-01 is blocked at {serving.url} (it was before)"
+        authority.issue("pi-01", "device")
+        code, told, _ = revoke(capfd, "pi-01", "--readmit", *known, "--server", serving.url, "--token-file", token)
+        assert told.splitlines()[2] == f"server     pi-01 is not blocked at {serving.url}"
+        # The server answers this from what it has put together within the last second.
+        wait_until(lambda: serving.api("/api/fleet")["devices"]["blocked"] == 0, WAIT_S, "nobody is blocked")
     code, told, error = revoke(capfd, "pi-02", *known, "--server", serving.url, "--token-file", token)
     assert code == 1
     assert len(told.splitlines()) == 2
@@ -202,12 +263,12 @@ def test_the_token_goes_to_the_fleets_own_server_only(authority: Authority, tmp_
     with HttpService(application, Http(certificate=foreign.certificate, key=foreign.key)) as service:
         url = f"https://127.0.0.1:{service.port}"
         with pytest.raises(PollenError, match=r"^https://127.0.0.1:\d+ can't be asked: .*CERTIFICATE_VERIFY_FAILED"):
-            blocking.block(url, "pi-01", TOKEN, authority.ca)
+            blocking.set_blocked(url, "pi-01", TOKEN, authority.ca, blocked=True)
         assert shown == []
-        assert blocking.block(url, "pi-01", TOKEN, other.ca)
+        assert blocking.set_blocked(url, "pi-01", TOKEN, other.ca, blocked=True)
         assert shown == [f"Bearer {TOKEN}"]
         with pytest.raises(PollenError, match=r"refuses, with status 404: is that Pollen's server"):
-            blocking.block(url, "pi-02", TOKEN, other.ca)
+            blocking.set_blocked(url, "pi-02", TOKEN, other.ca, blocked=True)
 
 
 @pytest.mark.parametrize(
