@@ -119,9 +119,9 @@ class BridgeLoop:
         descriptor = self._intake.fileno()
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
-        if descriptor is not None:
-            reading = 0 if paused else select.POLLIN
-            poll.register(descriptor, reading | (select.POLLOUT if self._intake.wants_write else 0))
+        interest = (0 if paused else select.POLLIN) | (select.POLLOUT if self._intake.wants_write else 0)
+        if descriptor is not None and interest:  # or a connection that was reset in a pause would end every wait
+            poll.register(descriptor, interest)
         for ready, events in poll.poll(wait_s * 1000.0):
             if ready == self._woken:
                 os.read(self._woken, 65536)
@@ -130,7 +130,7 @@ class BridgeLoop:
                     self._intake.write()
                 if events & ~select.POLLOUT:
                     self._intake.read()
-        if self._intake.buffered and not self._intake.paused:
+        if self._intake.buffered:
             self._intake.read()
         self._take_frames()
         self._send_roster()

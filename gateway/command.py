@@ -1,18 +1,22 @@
 """`pollen-gateway`: bridge the MQTT broker and the server."""
 
 import contextlib
+import logging
 import sys
 import threading
 from typing import TYPE_CHECKING
 
 from gateway import memory
-from gateway.settings import LIVE, Gateway
+from gateway.settings import LIVE, OPEN_GROUP, Gateway
 from pollen import service
+from pollen.broker import LOOPBACK
 from pollen.http_settings import Http
 
 if TYPE_CHECKING:
     from gateway.bridge_loop import BridgeLoop
     from pollen.http_service import HttpService
+
+LOG = logging.getLogger("pollen.gateway")
 
 _EXAMPLES = """\
 examples:
@@ -42,6 +46,11 @@ def _serve(settings: Gateway, stop: threading.Event, reloads: service.Reloads[Ga
     # grpc and paho cost half a second to import; --help and --show-config need neither.
     from gateway.bridge_loop import BridgeLoop
 
+    if settings.group == OPEN_GROUP and settings.broker.host not in LOOPBACK:
+        LOG.warning(
+            "group has its default, which every device can guess, and one that joins it makes updates late;"
+            " give all gateways of the fleet one that nobody guesses: openssl rand -hex 16"
+        )
     memory.bound()
     loop = BridgeLoop(settings)
     with _http(loop, settings.http) if settings.http.port else contextlib.nullcontext():

@@ -4,17 +4,18 @@ import logging
 import ssl
 from typing import Final
 
-from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
+from gateway.held_client import HeldClient
 from gateway.publishing import properties_of
 from gateway.settings import Gateway
 from pollen.broker import Broker
 from pollen.errors import PollenError
 
 LOG = logging.getLogger("pollen.gateway.connection")
+_PAHO_LOG: Final = logging.getLogger("pollen.gateway.paho")
 
 # CONNACK reasons (MQTT 5, section 3.2.2.2) that waiting doesn't cure.
 _HOPELESS: Final = {
@@ -28,12 +29,19 @@ _HOPELESS: Final = {
 _CONNECT_S: Final = 5.0  # for the loop stands still meanwhile
 
 
+def _tells_no_packet(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.DEBUG
+
+
+_PAHO_LOG.addFilter(_tells_no_packet)  # a SUBSCRIBE names the group, which is a secret
+
+
 class Connection:
     """The client, and how it reaches the broker. What it has yet to publish outlives its connections."""
 
     def __init__(self, settings: Gateway) -> None:
         self._context = settings.broker.tls_context()
-        self.client = Client(
+        self.client = HeldClient(
             CallbackAPIVersion.VERSION2,
             client_id=settings.name,
             protocol=MQTTProtocolVersion.MQTTv5,
@@ -42,7 +50,7 @@ class Connection:
         )
         # paho would re-raise what a callback raises, and end the loop; so it is only logged.
         self.client.suppress_exceptions = True
-        self.client.enable_logger(logging.getLogger("pollen.gateway.intake"))
+        self.client.enable_logger(_PAHO_LOG)
         self.client.connect_timeout = _CONNECT_S
         if self._context is not None:
             self.client.tls_set_context(self._context)

@@ -73,6 +73,7 @@ class Intake:
         self._attempt_at = 0.0
         self._connection = Connection(settings)
         self._client = self._connection.client
+        self._client.held = lambda: self.paused
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect
         self._client.on_subscribe = self._on_subscribe
@@ -144,8 +145,6 @@ class Intake:
     def read(self) -> None:
         """Take what the broker has sent; called when the descriptor is readable, or something is `buffered`."""
         self._client.loop_read()
-        while self.buffered and not self.paused:
-            self._client.loop_read()
 
     def write(self) -> None:
         """Send what is queued; called when the descriptor is writable."""
@@ -285,16 +284,13 @@ class Intake:
             self.deliveries.add_finished(message.mid)
 
     def _take_upload(self, mid: int, upload: Admitted) -> None:
-        bound = self._settings.limits.inflight_bytes
-        # paho may read on for hundreds of messages before it comes to the pause.
-        room = 2 * bound if self.paused or self._full_since is None else bound
-        if self.deliveries.bytes <= room and not self.deliveries.left:
+        if self._full_since is None and not self.deliveries.left:
             self._on_upload(self.deliveries.add(mid, *upload))
-            if self._full_since is None and self.deliveries.bytes > bound:
+            if self.deliveries.bytes > self._settings.limits.inflight_bytes:
                 self._counts.pauses += 1
                 self._full_since = time.monotonic()
             return
-        # What is read on for is all else: pings, acknowledgements, births.
+        # The pause is over, but its reason is not. What is read on for is all else: pings, acknowledgements, births.
         if not self.deliveries.left:
             LOG.warning(
                 "%d bytes are in flight, over limits.inflight_bytes; what comes now stays with the broker",

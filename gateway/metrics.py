@@ -37,7 +37,7 @@ class GatewayMetrics(Collector):
         yield from self._uploads()
         yield from self._state(self._gauges())
         settings = self._settings()
-        info = {"version": __version__, "gateway": settings.name, "fleet": settings.fleet, "group": settings.group}
+        info = {"version": __version__, "gateway": settings.name, "fleet": settings.fleet}
         yield InfoMetricFamily("pollen_gateway_build", "This gateway and its software.", info)
         yield self._certificates(settings)
 

@@ -10,10 +10,12 @@ from pollen.http_settings import Http
 from pollen.identity import is_name
 from pollen.messages import SMALL_BYTES
 from pollen.service import Logging
+from pollen.settings import SECRET
 from pollen.tls import check_endpoint
 
 MAX_UPDATE_BYTES: Final = bridge.MAX_MESSAGE_BYTES // 2
 MOST_UNACKNOWLEDGED: Final = 10_000
+OPEN_GROUP: Final = "gateways"
 # Settings that a running gateway takes over.
 LIVE: Final = (
     "limits",
@@ -84,7 +86,8 @@ class Gateway:
     """The whole file.
 
     `name` is the MQTT client id and must be this gateway's alone; where the broker takes the user name as client
-    id, that too. `group` names the shared subscription: gateways of one group share the load.
+    id, that too. `group` names the shared subscription: gateways of one group share the load. A device that
+    knows it can join, and what falls to it is lost until it is sent again (docs/broker.md), so it is kept as a secret.
     `session_expiry_s`: how long the broker keeps what it sent here and heard nothing of, after this gateway
     died; a dead gateway goes on getting its share as long. `drain_s`: how long SIGTERM waits for the server to
     accept what it was given.
@@ -92,7 +95,7 @@ class Gateway:
 
     fleet: str
     name: str = "gateway-1"
-    group: str = "gateways"
+    group: str = field(default=OPEN_GROUP, metadata=SECRET)
     session_expiry_s: int = 120
     drain_s: float = 10.0
     broker: Broker = field(default_factory=Broker)
@@ -103,8 +106,9 @@ class Gateway:
 
     def __post_init__(self) -> None:
         for item in ("fleet", "name", "group"):
-            if not is_name(getattr(self, item)):
-                raise ValueError(f"{item} = {getattr(self, item)!r} must be 1 to 64 of A-Z a-z 0-9 . _ -")
+            if not is_name(value := getattr(self, item)):
+                shown = item if item == "group" else f"{item} = {value!r}"
+                raise ValueError(f"{shown} must be 1 to 64 of A-Z a-z 0-9 . _ -")
         if not 1 <= self.session_expiry_s < 2**32 - 1:
             raise ValueError(f"session_expiry_s = {self.session_expiry_s} must be from 1 to 4294967294")
         if self.drain_s < 0:

@@ -125,7 +125,7 @@ class _Tail:
         now = time.time()
         if self.as_json:
             told = {"time": now, "topic": message.topic, "retained": bool(message.retain), **shown.values}
-            line = json.dumps(told, ensure_ascii=False)
+            line = json.dumps(told)
         else:
             moment = time.strftime("%H:%M:%S", time.localtime(now)) + f".{int(now * 1000) % 1000:03d}"
             kept = " (retained)" if message.retain else ""

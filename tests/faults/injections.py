@@ -146,9 +146,14 @@ def jump_clocks(fleet: Fleet, what: str, names: Sequence[str], seconds: int) -> 
         assert fleet.has_shifted_clock(name), f"{name} reads the machine's clock"
     if "server" in names:
         assert abs(fleet.history()[-1]["time"] - expected) < SOON_S
-    for name in set(names) & set(fleet.devices):
-        *_, line = (line for line in log_lines(fleet.log(name)) if " merged: " in line)
-        assert abs(time.mktime(time.strptime(line[:19], "%Y-%m-%d %H:%M:%S")) - expected) < SOON_S, line
+    for name in set(names) & set(fleet.devices):  # whose receipt may come a moment after the merge
+        fleet.wait_for(lambda name=name: abs(_told_at(fleet, name) - expected) < SOON_S, SOON_S, f"{name} logs a merge")
+
+
+def _told_at(fleet: Fleet, device: str) -> float:
+    """When, by its own clock, `device` last logged a merge."""
+    *_, line = (line for line in log_lines(fleet.log(device)) if " merged: " in line)
+    return time.mktime(time.strptime(line[:19], "%Y-%m-%d %H:%M:%S"))
 
 
 def freeze(fleet: Fleet, name: str, *, seconds: float) -> None:

@@ -10,6 +10,7 @@ import grpc
 
 from pollen import bridge
 from pollen.bridge import Accepted, DeviceState, DeviceVitals, Frame, Hello, Upload
+from tests.pollen.frames import encoded
 
 
 class Stream:
@@ -102,7 +103,7 @@ class BridgeServer(grpc.GenericRpcHandler):
             self.streams.append(stream)
         context.add_callback(lambda: stream.down.put(None))
         threading.Thread(target=self._read, args=(stream, requests), daemon=True).start()
-        yield from bridge.batches(stream.down)
+        yield from encoded(stream.down)
 
     def _read(self, stream: Stream, requests: Iterator[bytes]) -> None:
         try:

@@ -6,6 +6,7 @@ import time
 import psutil
 import pytest
 
+from pollen.bridge import ToDevice
 from pollen.mosquitto import Mosquitto
 from tests.gateway.conftest import ACCOUNTS, FLEET
 from tests.gateway.relay import Relay
@@ -68,6 +69,21 @@ def test_a_server_that_is_reached_through_another_connection_each_time_gets_it_a
         wait_until(lambda number=number: b"%d" % number in server.payloads, WAIT_S, f"update {number} arrived")
     assert process.process.poll() is None
     assert server.payloads == [b"0", b"1", b"2"]
+
+
+def test_a_broker_that_dies_while_nothing_is_read_is_not_waited_for_hot(gateway, server, device, mosquitto, wait_until):
+    sender = device()
+    process = _ready(wait_until, gateway(limits="inflight_bytes = 1"))
+    sender.publish("update", b"first")
+    wait_until(lambda: server.payloads == [b"first"], WAIT_S, "the update that begins the pause")
+    mosquitto.kill()
+    server.stream.down.put(ToDevice("device-1", "task", b"t"))  # the dead broker's kernel answers it with a reset
+    assert _cpu_share(process, 3.0) < 0.3
+    server.accepting = True
+    mosquitto.start()
+    wait_until(lambda: process.text.count("subscribed at") == 2, WAIT_S, "it has connected again")
+    sender.publish("update", b"second")
+    wait_until(lambda: b"second" in server.payloads, WAIT_S, "an update arrived")
 
 
 def test_a_broker_that_refuses_is_asked_again_for_ever_and_not_hot(  # noqa: PLR0917

@@ -1,5 +1,8 @@
 """Overload: a device that floods, a server that stops reading, updates too large for many at once."""
 
+import os
+import random
+import signal
 import threading
 import time
 
@@ -127,3 +130,29 @@ def test_a_broker_that_comes_and_goes_while_the_server_reads_nothing_costs_bound
         assert peak < 180e6, "one copy of what is in flight, not one for each connection"
     finally:
         going_on.set()
+
+
+@pytest.mark.slow
+def test_pauses_reloads_and_restarts_at_once_lose_nothing(gateway, server, device, tmp_path, wait_until):
+    """The senders send nothing twice here: what the gateways were given comes through by the broker alone."""
+    limits = "uploads_per_s = 0\nmessages_per_s = 0\nbytes_per_s = 0\ninflight_bytes = 500_000\nreceive_maximum = {}"
+    chance = random.Random(5)
+    server.on_upload = lambda stream, upload: threading.Timer(0.5 * chance.random(), stream.accept, (upload,)).start()
+    processes = {name: gateway(name, limits=limits.format(16)) for name in ("gateway-1", "gateway-2")}
+    for process in processes.values():
+        _ready(wait_until, process)
+    senders = [device(f"device-{number}") for number in (1, 2, 3)]
+    updates = [b"%04d" % number + bytes(chance.choice([10, 100_000, 1_000_000])) for number in range(200)]
+    for number, update in enumerate(updates):
+        chance.choice(senders).publish("update", update)
+        if number % 5 == 0:
+            for name, process in processes.items():
+                config = tmp_path / f"{name}.toml"
+                before, after = (f"receive_maximum = {most}" for most in ((16, 17) if number % 2 == 0 else (17, 16)))
+                config.write_text(config.read_text("utf-8").replace(before, after), "utf-8")
+                os.kill(process.process.pid, signal.SIGHUP)
+        if number % 60 == 59:
+            server.stop()
+            server.start()
+    wait_until(lambda: set(updates) <= set(server.payloads), WAIT_S, "all arrived")
+    assert all("settings reloaded: limits" in process.text for process in processes.values())

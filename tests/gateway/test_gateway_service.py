@@ -93,6 +93,38 @@ def test_two_gateways_share_the_load_and_ones_death_loses_nothing(gateway, serve
     assert one.process.poll() is None
 
 
+def test_a_device_that_joins_the_group_costs_others_no_update_that_they_send_again(gateway, server, device, wait_until):
+    """Mosquitto lets it join, and drops what falls to it."""
+    server.accepting = True
+    process = gateway()
+    wait_until(lambda: process.ready, WAIT_S, "ready")
+    thief, honest = device("device-2"), device("device-1")
+    thief.subscribe("$share/gateways/pollen/1/test/d/+/update")
+    missing = {b"%d" % number for number in range(40)}
+
+    def all_arrived():
+        missing.difference_update(server.payloads)
+        for update in missing:
+            honest.publish("update", update)
+        return not missing
+
+    wait_until(all_arrived, WAIT_S, "all arrived")
+    assert thief.received == []
+
+
+def test_a_device_that_does_not_know_the_group_takes_nothing_from_it(gateway, server, device, wait_until):
+    server.accepting = True
+    process = gateway(extra='group = "6c1f0e"')
+    wait_until(lambda: process.ready, WAIT_S, "ready")
+    thief, honest = device("device-2"), device("device-1")
+    thief.subscribe("$share/gateways/pollen/1/test/d/+/update")
+    updates = [b"%d" % number for number in range(40)]
+    for update in updates:
+        honest.publish("update", update)
+    wait_until(lambda: len(server.payloads) >= 40, WAIT_S, "all arrived")
+    assert server.payloads == updates
+
+
 def test_a_gateway_that_returns_gets_what_it_had_not_acknowledged(gateway, server, device, wait_until):
     one, two = gateway("gateway-1"), gateway("gateway-2")
     wait_until(lambda: one.ready and two.ready, WAIT_S, "both ready")
@@ -124,6 +156,19 @@ def test_a_wrong_password_ends_it_with_one_clear_line(mosquitto, server, tmp_pat
         f"error: broker at 127.0.0.1:{mosquitto.port} refused the connection: user name or password is wrong; "
         "correct broker.username and broker.password\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("host", "group", "warned"),
+    [("broker.invalid", "gateways", True), ("broker.invalid", "6c1f0e", False), ("127.0.0.1", "gateways", False)],
+)
+def test_it_warns_of_the_default_group_where_others_reach_the_broker(host, group, warned, tmp_path):
+    config = tmp_path / "gateway.toml"
+    config.write_text(f'fleet = "test"\ngroup = "{group}"\n[broker]\nhost = "{host}"\nca = "missing.pem"\n')
+    ended = _run(config)
+    assert ended.returncode == 2
+    assert "missing.pem" in ended.stderr
+    assert ("openssl rand" in ended.stderr) == warned
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The gateway's plain state: unacknowledged deliveries, the roster, the back-off."""
+"""The gateway's plain state: unacknowledged deliveries, what goes up, the roster, the back-off."""
 
 from collections import deque
 
@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 
 from gateway.backoff import Backoff
 from gateway.deliveries import Deliveries
+from gateway.outgoing import Outgoing
 from gateway.roster import Roster
+from pollen import bridge
+from pollen.bridge import DeviceState, Hello, Upload
 
 _STEPS = st.lists(
     st.one_of(
@@ -63,6 +66,25 @@ def test_an_acceptance_of_a_forgotten_connection_acknowledges_nothing():
     assert list(deliveries.take_acknowledgeable()) == []
     deliveries.accept(new.delivery)
     assert list(deliveries.take_acknowledgeable()) == [1]
+
+
+def test_what_goes_up_is_batched_in_order_and_bounded_in_bytes_and_frames():
+    large = [Upload(number, "device-1", "update", bytes(400_000)) for number in range(7)]
+    small = [DeviceState(f"device-{number}", b"birth") for number in range(2500)]
+    frames = [Hello("gateway-1", "test", "1"), *large, *small]
+    outgoing = Outgoing(frames[0])
+    for frame in frames[1:]:
+        outgoing.put(frame)
+    batches, came = outgoing.batches(), []
+    while len(came) < len(frames):
+        message = next(batches)
+        batch = bridge.decode(message)
+        assert len(message) <= bridge.BATCH_BYTES + 400_100
+        assert len(batch) <= bridge.BATCH_FRAMES
+        came += batch
+    assert came == frames
+    outgoing.close()
+    assert list(batches) == []
 
 
 def test_the_roster_sends_each_change_once_and_the_newest_only():

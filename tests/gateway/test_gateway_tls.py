@@ -69,19 +69,21 @@ def test_the_broker_may_be_reached_over_tls(gateway, server, device, mosquitto_b
         files = {"ca": "ca.pem", "certificate": "gateway-1.pem", "key": "gateway-1.key"}
         server.accepting = True
         process = gateway(
+            limits="inflight_bytes = 1",  # it pauses after each update, mostly with the next one's start in the record
             environment={
                 "POLLEN_BROKER_PORT": str(secure),
                 **{f"POLLEN_BROKER_{field.upper()}": str(tmp_path / file) for field, file in files.items()},
-            }
+            },
         )
         wait_until(lambda: process.ready, WAIT_S, "ready")
         sender = device(port=plain)
         # Larger and smaller than a TLS record (16 KiB), so that packets end up in the middle of one.
         updates = [bytes([number]) * (5_000 * number + 1) for number in range(60)]
         for update in updates:
-            sender.publish("update", update)
+            sender.client.publish("pollen/1/test/d/device-1/update", update, 1)
         wait_until(lambda: len(server.payloads) == 60, WAIT_S, "all arrived")
         assert server.payloads == updates
+        assert "stays with the broker" not in process.text
     finally:
         broker.terminate()
         broker.wait(10)

@@ -14,6 +14,7 @@ from pollen.bridge import Accepted, DeviceState, Frame, Hello, ModelMessage, ToD
 from pollen.bundle import Bundle, Tensor
 from pollen.encoding import named
 from pollen.messages import Birth, Receipt, Session, Task, Update
+from tests.pollen.frames import encoded
 from tests.pollen.manifests import manifest
 
 DEADLINE_S = 5.0
@@ -35,7 +36,7 @@ class GatewayClient:
         self._channel = grpc.insecure_channel(
             f"127.0.0.1:{port}", options=[("grpc.max_receive_message_length", bridge.MAX_MESSAGE_BYTES)]
         )
-        self._call = self._channel.stream_stream(bridge.METHOD)(bridge.batches(self._up))
+        self._call = self._channel.stream_stream(bridge.METHOD)(encoded(self._up))
         self._kept: list[Frame] = []
         self._deliveries = 0
         self.error: grpc.RpcError | None = None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import grpc
@@ -23,6 +24,7 @@ from pollen.bridge import Accepted, Frame, Hello, Upload
 from pollen.errors import SettingsError
 from server.bridge_service import BridgeService, Listen, Stream, serve
 from server.refusals import Refusals
+from tests.pollen.frames import encoded
 
 FLEET = "garden"
 WAIT_S = 30.0
@@ -68,9 +70,9 @@ class Gateway:
             grpc.ssl_channel_credentials(ca.read_bytes(), *pair),
             [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)],
         )
-        self._up: bridge.SimpleQueue[Frame | None] = bridge.SimpleQueue()
+        self._up: SimpleQueue[Frame | None] = SimpleQueue()
         self._up.put(Hello(name, FLEET, "test"))
-        self._call = self._channel.stream_stream(bridge.METHOD)(bridge.batches(self._up), timeout=WAIT_S)
+        self._call = self._channel.stream_stream(bridge.METHOD)(encoded(self._up), timeout=WAIT_S)
         self._deliveries = 0
 
     def answers(self) -> bool:
