@@ -41,6 +41,7 @@ until pollen devices pi-01 --json | tee devices.json | grep -Eq '"updates": *[1-
 """
 LOCKED_OUT = """
 pollen ca list --dir ca | grep -E '^pi-01 .*revoked'
+pollen devices pi-01 --json | grep -E '"blocked": *true'
 """
 
 
