@@ -20,7 +20,7 @@ class Broker:
     """`[broker]`: where the broker is and how to prove who we are.
 
     With `ca` the connection is TLS (1.2 or newer); `certificate` and `key` (PEM files) are the client's.
-    `keepalive_s` in seconds.
+    `keepalive_s` in seconds. `plain`: go without TLS also beyond loopback.
     """
 
     host: str = "127.0.0.1"
@@ -31,12 +31,15 @@ class Broker:
     certificate: Path | None = None
     key: Path | None = None
     keepalive_s: int = 60
+    plain: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
             raise ValueError(f"port = {self.port} must be from 1 to 65535")
         if not 1 <= self.keepalive_s <= MOST_KEEPALIVE_S:
             raise ValueError(f"keepalive_s = {self.keepalive_s} must be from 1 to {MOST_KEEPALIVE_S}")
+        if self.ca is None and self.host not in LOOPBACK and not self.plain:
+            raise ValueError(f"host = {self.host!r} is not loopback: set ca for TLS, or plain = true to go without")
         if (self.certificate is None) != (self.key is None):
             raise ValueError("certificate and key belong together; set both or neither")
 

@@ -83,7 +83,8 @@ class MqttOptions:
 
     def broker(self) -> Broker:
         """Where the topics are."""
-        return Broker(self.host, self.port, self.username, self.password, Path(self.ca) if self.ca else None)
+        ca = Path(self.ca) if self.ca else None
+        return Broker(self.host, self.port, self.username, self.password, ca, plain=ca is None)
 
 
 def payload_values(payload: bytes, paths: list[str]) -> list[float | None]:

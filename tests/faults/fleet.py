@@ -139,7 +139,7 @@ class Fleet(Whole):
         broker = replace(chosen.broker, keepalive_s=self._keepalive_s)
         for names, namespace in zip((self.cabled, self.far), self._namespaces, strict=False):
             if name in names:
-                broker = replace(broker, host=namespace.here)
+                broker = replace(broker, host=namespace.here, plain=True)
         return replace(
             chosen,
             broker=broker,

@@ -266,7 +266,7 @@ def test_secrets_are_masked(example: Example) -> None:
 def test_each_roles_settings_need_little_and_are_read_back_as_shown(tmp_path: Path, cls: type[Any], least: str) -> None:
     loaded = settings.load(cls, write(tmp_path, least), {})
     again = tmp_path / "again.toml"
-    again.write_text(settings.to_toml(loaded))
+    again.write_text(settings.to_toml(loaded, show_secrets=True))
     assert settings.load(cls, again, {}) == loaded
 
 
@@ -284,6 +284,7 @@ def test_each_roles_settings_need_little_and_are_read_back_as_shown(tmp_path: Pa
         (Gateway, 'fleet = "f"\n[broker]\ncertificate = "c"', "broker.certificate and key belong together"),
         (Gateway, 'fleet = "f"\n[limits]\nupdate_bytes = 0', "limits.update_bytes = 0 must be from 1"),
         (Gateway, 'fleet = "f"\n[limits]\nreceive_maximum = 10001', "limits.receive_maximum = 10001 must be from 1 to"),
+        (Gateway, 'fleet = "f"\n[broker]\nhost = "example.org"', "broker.host = 'example.org' is not loopback: set ca"),
         (Gateway, 'fleet = "f"\n[server]\nhost = "example.org"', "server.host = 'example.org' is not loopback"),
         (
             ServerSettings,
