@@ -27,7 +27,7 @@ from gateway.settings import Server as GatewayServer
 from pollen import settings
 from pollen.broker import Broker
 from pollen.http_settings import Http
-from pollen.mosquitto import Account, Mosquitto, Tls, ensure
+from pollen.mosquitto import Account, Limits, Mosquitto, Tls, ensure
 from server.bridge_service import Listen
 from server.settings import Merging
 from server.settings import Settings as ServerSettings
@@ -191,7 +191,9 @@ class Running:
         if tls is None:
             accounts.append(Account("observer", password, "observer"))
         binary = ensure(PROJECT / ".cache" / "pollen", print)
-        broker = Mosquitto(binary, self.folder / "broker", fleet=FLEET, accounts=accounts, tls=tls)
+        # As large a message as `pollen broker-config` allows, gateways and server taking no larger one.
+        limits = Limits(message_bytes=16 * 1024**2)
+        broker = Mosquitto(binary, self.folder / "broker", fleet=FLEET, accounts=accounts, tls=tls, limits=limits)
         self._stack.enter_context(broker)
         self.roles["broker"] = psutil.Process(broker.process.pid)
         return broker
