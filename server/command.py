@@ -77,7 +77,7 @@ def serve(settings: Settings, stop: threading.Event, reloads: service.Reloads[Se
     """
     make_folder(settings.state_dir)
     blocked = BlockedDevices(settings.state_dir / BLOCKED)
-    web = WebService(settings.fleet, settings.http, settings.state_dir) if settings.http.port else None
+    web = WebService(settings.fleet, settings.http, settings.state_dir, settings.listen) if settings.http.port else None
     watch = web.view if web else None
     with (
         GatewayHub(fleet=settings.fleet, listen=settings.listen, blocked=blocked.names, watch=watch) as hub,

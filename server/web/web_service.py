@@ -9,6 +9,8 @@ from pathlib import Path
 from pollen.http_service import HttpService
 from pollen.http_settings import Http
 from server.blocked import BlockedDevices
+from server.bridge_service import Listen
+from server.certificate_ends import seconds_left
 from server.gateway_hub import GatewayHub
 from server.gateway_link import GatewayLink
 from server.history import AsyncHistory
@@ -27,11 +29,17 @@ from server.web.watched_history import WatchedHistory
 class WebService:
     """Make it first, `view` for the hub; `watch` each model; then `serving` for as long as models are trained."""
 
-    def __init__(self, fleet: str, http: Http, state_dir: Path) -> None:
+    def __init__(self, fleet: str, http: Http, state_dir: Path, listen: Listen) -> None:
         self.view = FleetView()
         self._fleet = fleet
         self._http = http
         self._state_dir = state_dir
+        self._certificates = {
+            "ca": listen.ca,
+            "certificate": listen.certificate,
+            "crl": listen.crl,
+            "http": http.certificate,
+        }
         self._metrics = Metrics()
         self._models: list[ModelView] = []
         self._histories: list[AsyncHistory] = []
@@ -113,6 +121,8 @@ class WebService:
                     lambda: [((), view.totals()["bytes"]["received"])], counts=True),
             Reading("pollen_server_sent_bytes", "Bytes that went to gateways.", (),
                     lambda: [((), view.totals()["bytes"]["sent"])], counts=True),
+            Reading("pollen_server_certificate_expiry_seconds", "Until the end of [listen]'s files and of [http]'s.",
+                    ("file",), lambda: [((file,), left) for file, left in seconds_left(self._certificates).items()]),
             Reading("pollen_server_state_free_bytes", "Room on the disk of state_dir.", (),
                     lambda: [((), free_bytes())]),
         ]  # fmt: skip

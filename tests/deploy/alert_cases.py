@@ -55,6 +55,13 @@ def _versions(merged: str, published: str) -> Series:
     }
 
 
+def _certificates(server: str, gateway: str) -> Series:
+    return {
+        f'pollen_gateway_certificate_expiry_seconds{{{_GATEWAY},peer="server"}}': gateway,
+        f'pollen_server_certificate_expiry_seconds{{{_SERVER},file="crl"}}': server,
+    }
+
+
 def _online(count: str, merged: str) -> Series:
     return {f"pollen_server_devices_online{{{_SERVER}}}": count} | _merges(merged)
 
@@ -75,17 +82,10 @@ CASES: Final = {
         _merges("0+10x60") | _rejections("0+1x60"), _merges("0+100x60") | _rejections("0+1x60"), early=5
     ),
     "PollenReceiptsSlow": Case(_accepts("0+100x60", "0+90x60"), _accepts("0+1000x60", "0+999x60"), early=9),
-    "PollenCertificateExpires": _both(
-        "pollen_gateway_certificate_expiry_seconds",
-        f'{_GATEWAY},peer="server"',
-        "2000000x90",
-        "3000000x90",
-        minutes=80,
-        early=50,
+    "PollenCertificateExpires": Case(
+        _certificates("2000000x90", "3000000x90"), _certificates("3000000x90", "3000000x90"), minutes=80, early=50
     ),
-    "PollenCertificateExpired": _both(
-        "pollen_gateway_certificate_expiry_seconds", f'{_GATEWAY},peer="server"', "0x60", "90000x60", early=4
-    ),
+    "PollenCertificateExpired": Case(_certificates("90000x60", "0x60"), _certificates("90000x60", "90000x60"), early=4),
     "PollenDiskNearlyFull": _both(
         "pollen_server_state_free_bytes", _SERVER, "9000000000-30000000x60", "9000000000-10000x60", early=20
     ),
