@@ -3,11 +3,12 @@ each metric, which Prometheus keeps for ever; a device's numbers are in /api/dev
 
 import math
 from collections.abc import Callable
-from typing import Final
+from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 from pollen import __version__
+from server.guard import Kind
 from server.history import Merge
 
 STALENESS: Final = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
@@ -59,6 +60,8 @@ class Metrics:
     def of(self, model: str) -> "ModelMetrics":
         """One model's. Its counters are there, at 0, before anything happens."""
         self._loss.labels(model, "central").set(math.nan)
+        for kind in get_args(Kind):  # or rate() would miss a kind's first
+            self._rejections.labels(model, kind)
         return ModelMetrics(
             merges=self._merges.labels(model),
             receipts=self._receipts.labels(model),
