@@ -28,19 +28,17 @@ class Killing:
         self.in_flight: list[int] = []
 
     def kill(self, name: str, *, aimed: bool) -> None:
-        """Kill `name` at a random moment, or, `aimed`, at once when an update is seen to wait for its receipt."""
+        """Kill `name` at a random moment, or, `aimed`, while an update waits for its receipt."""
         owners = (name,) if name in DEVICES else DEVICES
         time.sleep(self._chance.uniform(0.0, 0.5))
-        # A receipt takes 20 ms: for a single device the server has to stand still, or the kill is too late for it.
-        still = aimed and name in DEVICES
-        if still:
-            self._whole.signal("server", signal.SIGSTOP)
         if aimed:
+            # A receipt takes 20 ms: the server has to stand still, or the kill may be too late for it.
+            self._whole.signal("server", signal.SIGSTOP)
             self._whole.wait_for(lambda: self._whole.in_flight(*owners), 20, "an update in flight")
         self._whole.kill(name)
         self.kills += 1
         self.in_flight.append(self._whole.in_flight(*owners))
-        if still:
+        if aimed and name != "server":
             self._whole.signal("server", signal.SIGCONT)
 
     def restart(self, name: str, *, more: int = 8) -> None:
