@@ -11,6 +11,7 @@ from pollen.encoding import decode_into
 from server import GatewayGrid, Listen, flower_replies
 from server.async_strategy import AsynchronousStrategy
 from server.model import GlobalModel
+from tests.conftest import WaitUntil
 from tests.server import gateway_client
 from tests.server.gateway_client import GatewayClient
 
@@ -42,15 +43,16 @@ def test_two_devices_whose_variance_fell_by_more_than_there_is_leave_it_at_zero(
     np.testing.assert_array_equal(model.weights, [-5, 1, -6, 0, 0, 4])
 
 
-def test_a_flower_strategy_whose_step_takes_a_variance_below_zero_sends_devices_none_such() -> None:
+def test_a_flower_strategy_whose_step_takes_a_variance_below_zero_sends_devices_none_such(
+    wait_until: WaitUntil,
+) -> None:
     small = gateway_client.bundle((2, 2, 2))
     manifest = replace(small.manifest, weights=TENSORS[:1], state=TENSORS[1:])
     first = np.ones(4, np.float32)
     model = Bundle(manifest, small.graph, np.ones(2, np.float32), first, np.zeros(0, np.float32))
     with GatewayGrid(model, listen=Listen(port=0)) as grid, GatewayClient(grid.port) as gateway:
         gateway.birth("pi-1")
-        assert gateway.model("bundle")
-        (node,) = grid.get_node_ids()
+        (node,) = wait_until(lambda: list(grid.get_node_ids()), 10.0, "the device is online")
         for version, values in enumerate(([1, 1, 1, 1, 1, 1], [1, -2, 1, -3, 4, -5])):  # as FedAdam may make them
             arrays = flower_replies.record(np.array(values, np.float32), TENSORS)
             grid.push_messages([Message(RecordDict({"arrays": arrays}), node, MessageType.TRAIN, ttl=60.0)])
