@@ -32,14 +32,27 @@ class Killing:
         owners = (name,) if name in DEVICES else DEVICES
         time.sleep(self._chance.uniform(0.0, 0.5))
         if aimed:
-            # A receipt takes 20 ms: the server has to stand still, or the kill may be too late for it.
-            self._whole.signal("server", signal.SIGSTOP)
-            self._whole.wait_for(lambda: self._whole.in_flight(*owners), 20, "an update in flight")
+            self._whole.wait_for(lambda: self._stands_still_for(owners), 40, "an update in flight")
         self._whole.kill(name)
         self.kills += 1
         self.in_flight.append(self._whole.in_flight(*owners))
         if aimed and name != "server":
             self._whole.signal("server", signal.SIGCONT)
+
+    def _stands_still_for(self, owners: tuple[str, ...]) -> bool:
+        """Stop the server, and whether an update then waits; a receipt takes 20 ms, so a kill may be too late without.
+
+        It goes on when there is none: who has no task yet makes no update.
+        """
+        self._whole.signal("server", signal.SIGSTOP)
+        until = time.monotonic() + 1.0
+        while time.monotonic() < until:
+            if self._whole.in_flight(*owners):
+                return True
+            time.sleep(0.01)
+        self._whole.signal("server", signal.SIGCONT)
+        time.sleep(self._chance.uniform(0.0, 0.2))
+        return False
 
     def restart(self, name: str, *, more: int = 8) -> None:
         """Start `name` again, at once or after a while; merging must go on, with everyone's part in it."""
